@@ -1,0 +1,196 @@
+"""The cascade (Zhang et al. 2016, section II): P-Net proposes, R-Net refines, O-Net decides.
+
+    image -> pyramid -> P-Net per level -> NMS within, then across levels
+          -> square crops 24x24 -> R-Net -> NMS
+          -> square crops 48x48 -> O-Net -> boxes and landmarks -> NMS by the smaller area
+
+A P-Net cell (i, j) of a level looks at the 12x12 pixels from (2j, 2i) of that level. Boxes are moved by the
+networks' offsets in units of their own side. Only NumPy and OpenCV: `run` maps a network's name to a function
+of uint8 NCHW pixels (see octavo.run), so the same lines serve every runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from math import ceil, log
+from typing import Any
+
+import cv2
+import numpy as np
+
+from octavo.boxes import crop_resize, nms, square
+from octavo.outputs import Detections
+
+CELL, STRIDE = 12, 2  # P-Net's window and step, pixels
+BATCH = 256  # crops given to R-Net or O-Net at once: bounds memory in a crowd, costs nothing elsewhere
+
+Network = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may change at prediction time. Defaults are the paper's, with its code's NMS.
+
+    min_face    shortest face searched for, pixels of the image
+    factor      ratio of one pyramid level to the one before
+    thresholds  lowest face probability that P-Net, R-Net and O-Net let pass
+    nms         largest overlap kept: within a level, across levels, after R-Net, after O-Net
+    confidence  lowest probability reported, on top of the thresholds
+    """
+
+    min_face: float = 20
+    factor: float = 0.709
+    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
+    nms: tuple[float, float, float, float] = (0.5, 0.7, 0.7, 0.7)
+    confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, count in (("thresholds", 3), ("nms", 4)):
+            values = tuple(float(value) for value in getattr(self, name))
+            object.__setattr__(self, name, values)
+            if len(values) != count or not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"{name} takes {count} numbers from 0 to 1, not {values}")
+        if not self.min_face > 0:
+            raise ValueError(f"min_face is a length in pixels above 0, not {self.min_face}")
+        if not 0.1 <= self.factor <= 0.95:
+            raise ValueError(f"factor is the ratio of two pyramid levels, .1 to .95, not {self.factor}")
+        if not 0 <= self.confidence <= 1:
+            raise ValueError(f"confidence is a probability, 0 to 1, not {self.confidence}")
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any], **overrides: Any) -> Settings:
+        """A model's stored settings with a call's overrides (None means: not given).
+
+        A confidence without thresholds asks for everything that sure and more, so it takes the last
+        threshold's place; beside thresholds it only filters what they let through.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        unknown = given.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            known = ", ".join(field.name for field in fields(cls))
+            raise ValueError(f"MTCNN has no setting {', '.join(sorted(unknown))}; it has {known}")
+        settings = replace(cls(**stored), **given)
+        if "confidence" in given and "thresholds" not in given:
+            first, second, _ = settings.thresholds
+            settings = replace(settings, thresholds=(first, second, given["confidence"]))
+        return settings
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def predict(image: np.ndarray, run: Mapping[str, Network], settings: Settings) -> Detections:
+    """Faces in an image (h, w, 3) uint8 RGB of any size, surest first, with five landmarks each.
+
+    Landmarks: the eyes, the nose, the corners of the mouth, each pair in the order left, right as seen.
+    """
+    boxes = propose(image, run["pnet"], settings)
+    boxes = refine(image, boxes, run["rnet"], settings)
+    boxes, confidence, keypoints = decide(image, boxes, run["onet"], settings)
+    sure = confidence >= settings.confidence
+    return Detections(
+        xyxy=boxes[sure],
+        confidence=confidence[sure],
+        class_id=np.zeros(int(sure.sum()), np.int64),
+        keypoints=keypoints[sure],
+        image=image,
+    )
+
+
+def propose(image: np.ndarray, pnet: Network, settings: Settings) -> np.ndarray:
+    """Windows (n, 4), surest first, in which P-Net sees a face. Not squared, may leave the image."""
+    limit = logit(settings.thresholds[0])
+    found = []
+    for level, scale in pyramid(image, settings):
+        face, offsets = pnet(to_nchw(level[None]))
+        margin = face[0, 1] - face[0, 0]
+        rows, columns = np.nonzero(margin > limit)
+        if not len(rows):
+            continue
+        corner = np.stack([columns, rows], axis=1).astype(np.float32) * STRIDE
+        windows = np.concatenate([corner, corner + CELL], axis=1) / scale
+        scores = margin[rows, columns]
+        keep = nms(windows, scores, settings.nms[0])
+        found.append((windows[keep], scores[keep], offsets[0][:, rows[keep], columns[keep]].T))
+    if not found:
+        return np.empty((0, 4), np.float32)
+    windows, scores, moves = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    keep = nms(windows, scores, settings.nms[1])
+    return move(windows[keep], moves[keep])
+
+
+def refine(image: np.ndarray, boxes: np.ndarray, rnet: Network, settings: Settings) -> np.ndarray:
+    """The boxes (n, 4) that R-Net believes in, moved, surest first."""
+    windows = square(boxes)
+    face, offsets = look(image, windows, rnet, 24, (2, 4))
+    margin = face[:, 1] - face[:, 0]
+    passed = margin > logit(settings.thresholds[1])
+    windows, margin, offsets = windows[passed], margin[passed], offsets[passed]
+    keep = nms(windows, margin, settings.nms[2])
+    return move(windows[keep], offsets[keep])
+
+
+def decide(
+    image: np.ndarray, boxes: np.ndarray, onet: Network, settings: Settings
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """O-Net's boxes (n, 4), face probabilities (n,) and landmarks (n, 5, 2), surest first."""
+    windows = square(boxes)
+    face, offsets, points = look(image, windows, onet, 48, (2, 4, 10))
+    margin = face[:, 1] - face[:, 0]
+    passed = margin > logit(settings.thresholds[2])
+    windows, margin, offsets, points = windows[passed], margin[passed], offsets[passed], points[passed]
+    side = (windows[:, 2:] - windows[:, :2])[:, None]
+    keypoints = windows[:, None, :2] + points.reshape(-1, 2, 5).transpose(0, 2, 1) * side
+    boxes = move(windows, offsets)
+    keep = nms(boxes, margin, settings.nms[3], "min")
+    return boxes[keep], 1 / (1 + np.exp(-margin[keep])), keypoints[keep]
+
+
+def pyramid(image: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Levels (h, w, 3) on which faces from min_face up are 12 pixels, and their scales.
+
+    A scale is (4,): level over image, for x, y, x, y, exact although sizes are whole pixels. Each level is
+    made from the one before, which costs a third of resizing the image for each. An image in which not even
+    one 12 pixel cell fits has no level.
+    """
+    height, width = image.shape[:2]
+    levels: list[tuple[np.ndarray, np.ndarray]] = []
+    scale, level = CELL / settings.min_face, image
+    while min(height, width) * scale >= CELL:
+        size = (ceil(width * scale), ceil(height * scale))
+        if size != (level.shape[1], level.shape[0]):
+            shrinks = size[0] < 0.6 * level.shape[1]
+            level = cv2.resize(level, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        levels.append((level, np.array([size[0] / width, size[1] / height] * 2, np.float32)))
+        scale *= settings.factor
+    return levels
+
+
+def look(
+    image: np.ndarray, windows: np.ndarray, network: Network, size: int, widths: tuple[int, ...]
+) -> tuple[np.ndarray, ...]:
+    """A network's answers (n, width) for square windows (n, 4) of the image, in bounded batches."""
+    if not len(windows):
+        return tuple(np.empty((0, width), np.float32) for width in widths)
+    batches = [
+        network(to_nchw(crop_resize(image, windows[start : start + BATCH], size)))
+        for start in range(0, len(windows), BATCH)
+    ]
+    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+
+
+def move(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Boxes (n, 4) with their corners moved by offsets (n, 4) in units of the box's own width and height."""
+    side = boxes[:, 2:] - boxes[:, :2]
+    return (boxes + offsets * np.tile(side, 2)).astype(np.float32)
+
+
+def to_nchw(pixels: np.ndarray) -> np.ndarray:
+    """(n, h, w, 3) -> contiguous (n, 3, h, w), uint8."""
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
+
+def logit(probability: float) -> float:
+    """The difference of the two logits at which softmax gives this probability."""
+    return log(max(probability, 1e-9) / max(1 - probability, 1e-9))
