@@ -57,6 +57,10 @@ class FolderError(ValueError):
     """A model folder that is missing, broken, or not what was asked for."""
 
 
+class UnknownName(FolderError):
+    """A name of nothing that exists: the message says what does. The command line exits with 2."""
+
+
 def names() -> list[str]:
     """Names of the embedded models, sorted."""
     return sorted(p.parent.name for p in EMBEDDED.glob("*/model.json"))
@@ -93,7 +97,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         beside = [str(p.parent) for p in path.parent.glob("*/model.json")] if path.parent.is_dir() else []
         near = did_you_mean(name, beside)
     known = ", ".join(names()) or "none in this installation"
-    raise FolderError(
+    raise UnknownName(
         f"no model {name!r}: neither an embedded model nor a model folder.{near} Embedded models: {known}."
     )
 
@@ -203,7 +207,12 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 def to_json(value: Any, indent: int | None = 2) -> str:
     """JSON text of plain data, dataclasses' dicts, paths and NumPy; not-a-number and infinity become null."""
-    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8: its bytes survive as escapes
+        text = json.dumps(_plain(value), indent=indent, allow_nan=False)
+    return text
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
