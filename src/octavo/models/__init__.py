@@ -1,0 +1,142 @@
+"""Families: one folder each, found by name. What can be done to all of them alike stands here.
+
+A family answers five questions and nothing else knows it:
+
+    net.py      build(variant) -> {"pnet": Module, ...}; import_weights(source)
+    loss.py     loss(outputs, targets, weights) -> {"face": ..., "box": ...}
+    data.py     train_set(...), calibration_batches(...)
+    predict.py  Settings, predict(image, run, settings)                         (no torch)
+    recipe.py   RECIPES: variant -> numbers                                     (no torch)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from octavo.folder import FolderError, atomic, did_you_mean, read_info
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from octavo.train import Hooks
+
+FOLDER = Path(__file__).parent
+AsFunction = Callable[["nn.Module"], Callable[..., Any]]
+
+
+def families() -> list[str]:
+    return sorted(path.parent.name for path in FOLDER.glob("*/net.py"))
+
+
+def part(family: str, name: str) -> ModuleType:
+    """One of a family's files as a module: part("mtcnn", "predict")."""
+    if family not in families():
+        raise FolderError(f"there is no family {family!r}{did_you_mean(family, families())}")
+    return importlib.import_module(f"{__name__}.{family}.{name}")
+
+
+def variants() -> dict[str, str]:
+    """Every variant that can be built, and its family."""
+    return {variant: family for family in families() for variant in part(family, "recipe").RECIPES}
+
+
+def family_of(variant: str) -> str:
+    """The family of a variant; ValueError with the closest name for an unknown one."""
+    known = variants()
+    if variant not in known:
+        raise FolderError(f"there is no network {variant!r}{did_you_mean(variant, known)}")
+    return known[variant]
+
+
+def load_modules(folder: Path) -> dict[str, nn.Module]:
+    """A folder's networks as torch modules in evaluation mode, quantized ones as quantized ones."""
+    import torch
+
+    info = read_info(folder)
+    modules = part(info["family"], "net").build(info["variant"])
+    for name, module in modules.items():
+        path = folder / f"{name}.pt"
+        if not path.is_file():
+            raise FolderError(f"{path} is missing: {folder} has no trainable weights, only a runtime's files")
+        if info.get("scheme"):
+            from octavo.quantize import Scheme, prepare
+
+            modules[name] = module = prepare(module, Scheme.from_dict(info["scheme"]))
+        try:
+            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # the unpickler and load_state_dict have many ways to refuse
+            raise FolderError(f"{path} does not fit {name} of {info['variant']}: {error}") from None
+        module.eval()
+    return modules
+
+
+def save_module(module: nn.Module, path: Path) -> None:
+    """A module's state dict, on the CPU, written atomically."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        torch.save({key: value.cpu().contiguous() for key, value in module.state_dict().items()}, temporary)
+
+
+def train_stages(
+    family: str,
+    modules: Mapping[str, nn.Module],
+    recipe: Any,
+    data: Path,
+    folder: Path,
+    stages: list[str],
+    as_function: AsFunction,
+    hooks: Callable[[str], Hooks],
+    making: Callable[[str], Callable[[int, int], None] | None] = lambda name: None,
+    **fabric: Any,
+) -> dict[str, nn.Module]:
+    """Train the named networks of a family in order, each on what the ones before it let through.
+
+    A network that is not among the stages is read from folder/NAME.pt. folder gets NAME.pt for each, the
+    samples, checkpoints and logs. as_function turns a module into a function of pixels (octavo.run), hooks
+    and making give the callbacks that watch a network's training and its sample making.
+    """
+    import torch
+
+    from octavo.train import fit, make_fabric
+
+    started = make_fabric(**fabric)
+    criterion = part(family, "loss").loss
+    run: dict[str, Callable[..., Any]] = {}
+    fingerprint = ""
+    for name, module in modules.items():
+        path = folder / f"{name}.pt"
+        if name in stages:
+            samples = part(family, "data").train_set(
+                name, recipe, data, folder / "samples", run, fingerprint, making(name)
+            )
+            stage = recipe.stages[name]
+            torch.manual_seed(stage.schedule.seed)
+            watching = hooks(name)
+            fit(
+                module.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+                samples.batch,
+                lambda outputs, targets, weights=stage.weights: criterion(outputs, targets, weights),
+                stage.schedule,
+                folder,
+                name,
+                started,
+                type(watching)(watching.progress, samples.watch),
+            )
+            save_module(module, path)
+        else:
+            if not any(later in stages for later in list(modules)[list(modules).index(name) :]):
+                break
+            if not path.is_file():
+                raise FolderError(f"{path} is missing: train {name} first, later networks learn from what it finds")
+            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        module.cpu().eval()
+        run[name] = as_function(module)
+        fingerprint += hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return dict(modules)

@@ -122,7 +122,7 @@ def propose(image: np.ndarray, pnet: Network, settings: Settings) -> np.ndarray:
 
 def refine(image: np.ndarray, boxes: np.ndarray, rnet: Network, settings: Settings) -> np.ndarray:
     """The boxes (n, 4) that R-Net believes in, moved, surest first."""
-    windows = square(boxes)
+    windows = np.rint(square(boxes))  # whole pixels, so that what is cut out is what is moved
     face, offsets = look(image, windows, rnet, 24, (2, 4))
     margin = face[:, 1] - face[:, 0]
     passed = margin > logit(settings.thresholds[1])
@@ -135,7 +135,7 @@ def decide(
     image: np.ndarray, boxes: np.ndarray, onet: Network, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """O-Net's boxes (n, 4), face probabilities (n,) and landmarks (n, 5, 2), surest first."""
-    windows = square(boxes)
+    windows = np.rint(square(boxes))  # whole pixels, so that what is cut out is what is moved
     face, offsets, points = look(image, windows, onet, 48, (2, 4, 10))
     margin = face[:, 1] - face[:, 0]
     passed = margin > logit(settings.thresholds[2])

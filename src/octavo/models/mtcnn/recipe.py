@@ -1,0 +1,90 @@
+"""MTCNN's numbers, each with its origin. `octavo recipe mtcnn-relu` prints them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from octavo.recipe import Schedule
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many windows of which kind one network learns from.
+
+    A window is positive from IoU .65, a part face from .4 to .65, negative below .3 (Zhang et al. 2016).
+    """
+
+    positives: int  # windows tried around each face
+    parts: int
+    negatives: int  # at random places of each image
+    mined: int  # windows of the previous networks kept per image (0: this is the first network)
+    # positive : part : landmark face : negative in a batch, 1:1:1:3 where there is a landmark head
+    ratio: tuple[int, int, int, int]
+    # Crowded street scenes are 7 % of the images but hold the small and masked faces: their faces are drawn
+    # this many times as often. Chosen on held-out training images, see LOG.md.
+    repeat: dict[str, int] = field(default_factory=dict)
+    blur: float = 0.0  # share of windows shrunk to a random size first, as a small face would look
+    threshold: float = 0.0  # the previous network's threshold while mining, low: what it nearly takes is hard
+    held_out: float = 0.04  # share of the training images kept for watching, by a hash of their names
+    positive_iou: float = 0.65
+    part_iou: float = 0.4
+    negative_iou: float = 0.3
+    # A negative may not cover, or lie in, a face that is marked invalid (unsure, unlabelled points).
+    invalid_overlap: float = 0.3
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the losses. 1 / .5 / .5, for O-Net's landmarks 1, and the hardest 70 %: Zhang et al. 2016."""
+
+    box: float = 0.5
+    landmarks: float = 0.5
+    hardest: float = 0.7
+    focal: float = 0.0  # exponent of the focal loss, 0: plain cross-entropy
+    beta: float = 0.05  # where smooth L1 turns from square to straight, in window sides
+
+
+@dataclass(frozen=True)
+class Stage:
+    size: int  # side of the window, pixels
+    sampling: Sampling
+    schedule: Schedule
+    weights: Weights = Weights()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    stages: dict[str, Stage]
+    mining_min_face: float = 12  # the smallest face that the evaluation asks for
+    settings: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
+    float_layers: tuple[str, ...] = ()  # patterns of layers that stay in float when quantized
+
+
+CROWD = {"0--Crowd": 4}
+
+MTCNN = Recipe(
+    stages={
+        "pnet": Stage(
+            size=12,
+            sampling=Sampling(positives=20, parts=12, negatives=60, mined=0, ratio=(1, 1, 0, 3), repeat=CROWD),
+            schedule=Schedule(epochs=10, steps=500, batch_size=2048, learning_rate=4e-3),
+        ),
+        "rnet": Stage(
+            size=24,
+            sampling=Sampling(
+                positives=12, parts=8, negatives=4, mined=60, ratio=(1, 1, 0, 3), repeat=CROWD, blur=0.3, threshold=0.4
+            ),
+            schedule=Schedule(epochs=12, steps=500, batch_size=1024, learning_rate=3e-3),
+        ),
+        "onet": Stage(
+            size=48,
+            sampling=Sampling(
+                positives=10, parts=6, negatives=2, mined=40, ratio=(1, 1, 1, 3), repeat=CROWD, blur=0.4, threshold=0.3
+            ),
+            schedule=Schedule(epochs=12, steps=500, batch_size=512, learning_rate=2e-3),
+            weights=Weights(landmarks=1.0),
+        ),
+    },
+)
+
+RECIPES = {"mtcnn": MTCNN, "mtcnn-relu": MTCNN}
