@@ -46,6 +46,20 @@ class Schedule:
             raise ValueError(f"ema is a decay from 0 to below 1, not {self.ema}")
 
 
+@dataclass(frozen=True)
+class Network:
+    """What a network looks like from outside, for export.
+
+    shape    of one batch of pixels, (n, c, h, w), as an example
+    free     axes of it that may vary, each with a name
+    outputs  a name for each output, in order
+    """
+
+    shape: tuple[int, int, int, int]
+    free: Mapping[int, str]
+    outputs: tuple[str, ...]
+
+
 def change(recipe: R, assignment: str) -> R:
     """The recipe with one number changed: "stages.pnet.schedule.epochs=8". Lists are written as JSON.
 

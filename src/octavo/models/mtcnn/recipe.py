@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from octavo.recipe import Schedule
+from octavo.recipe import Network, Schedule
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,10 @@ MTCNN = Recipe(
 )
 
 RECIPES = {"mtcnn": MTCNN, "mtcnn-relu": MTCNN}
+
+# P-Net looks at one pyramid level of any size, R- and O-Net at any number of windows.
+NETWORKS = {
+    "pnet": Network((1, 3, 120, 160), {2: "height", 3: "width"}, ("face", "box")),
+    "rnet": Network((8, 3, 24, 24), {0: "count"}, ("face", "box")),
+    "onet": Network((8, 3, 48, 48), {0: "count"}, ("face", "box", "landmarks")),
+}
