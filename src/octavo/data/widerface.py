@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +26,7 @@ import numpy as np
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 SPLITS = ("train", "val")
+SIZES = (0, 16, 32, 64, 128, 256)  # edges of bins of sqrt(w h), pixels; hard WIDER faces are 10 to 50 px high
 POINTS = 5  # left eye, right eye, nose, left and right corner of the mouth, as seen in the image
 LANDMARK_FILES = (
     "landmarks/{split}_label.txt",
@@ -56,6 +57,12 @@ class Entry:
         """(n,) float32: sqrt(w h) in pixels, 0 for boxes without area."""
         width, height = (self.xyxy[:, 2:] - self.xyxy[:, :2]).T
         return np.sqrt(np.maximum(width, 0) * np.maximum(height, 0))
+
+
+def size_bins(edges: Sequence[float] = SIZES) -> dict[str, tuple[float, float]]:
+    """{"0-16": (0, 16), ..., "256+": (256, inf)}: low <= size < high."""
+    pairs = zip(edges, [*edges[1:], math.inf], strict=True)
+    return {f"{low:g}+" if high == math.inf else f"{low:g}-{high:g}": (low, high) for low, high in pairs}
 
 
 def annotation_file(root: str | Path, split: str) -> Path:

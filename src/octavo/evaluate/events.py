@@ -17,11 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.data.widerface import Entry
+from octavo.data.widerface import SIZES, Entry, size_bins
 from octavo.evaluate.widerface import Matches, curve, from_memory, match
 from octavo.outputs import Detections
-
-SIZES = (0, 16, 32, 64, 128, 256)  # sqrt(w h) in pixels; the hard faces of WIDER FACE are 10 to 50 px high
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,9 +88,9 @@ def by_size(
     """
     pairs = align(entries, detections)
     out = {}
-    for low, high in zip(edges, [*edges[1:], np.inf], strict=True):
+    for name, (low, high) in size_bins(edges).items():
         faces = pairs.valid & (low <= pairs.size) & (pairs.size < high)
         if faces.any():
             of_size = curve(pairs.matches, faces, (low <= pairs.shown) & (pairs.shown < high))
-            out[f"{low:g}+" if high == np.inf else f"{low:g}-{high:g}"] = of_size.ap
+            out[name] = of_size.ap
     return out
