@@ -1,0 +1,576 @@
+"""The verbs as Python functions over model folders; the command line adds only options and printing.
+
+    ls  data  recipe  import_  train  quantize  export  predict  evaluate  bench
+
+What differs between families is asked of the family's own modules (octavo.models). Nothing heavy is imported
+before a verb needs it. Long verbs take `progress(done, total)`. Wrong arguments raise ValueError, a name of
+nothing its subclass UnknownName.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavo import folder
+from octavo.folder import UnknownName, did_you_mean
+from octavo.models import load_modules, part, save_module, train_stages, variants
+from octavo.recipe import to_dict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from octavo.data.check import Report
+    from octavo.export import Parity
+    from octavo.outputs import Detections
+
+PathLike = str | Path
+Progress = Callable[[int, int], None]  # done, of how many
+NetworkProgress = Callable[[str, int], None]  # network, done
+TrainingProgress = Callable[[str, int, int, dict[str, float]], None]  # network, step, of how many, losses
+Network = Callable[["np.ndarray"], "tuple[np.ndarray, ...]"]
+# Pixels around zero in steps of 1/128: the 8-bit grid itself, so that the first quantizer loses nothing.
+PREPROCESSING = {"color": "RGB", "offset": 128.0, "scale": 1 / 128}
+
+
+# Models -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to run: call it on an image (path, bytes, (h, w, 3) uint8 RGB array).
+
+        faces = load("mtcnn-relu")("photo.jpg", min_face=12, confidence=.5)
+
+    info is model.json, run maps a network's name to a function of uint8 NCHW pixels, backend names the
+    runtime behind it.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    run: Mapping[str, Network]
+    backend: str
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def settings(self, **overrides: Any) -> Any:
+        """The stored settings with these in their place (None: not given); unknown names are a ValueError."""
+        return part(self.info["family"], "predict").Settings.of(self.info["settings"], **overrides)
+
+    def __call__(self, image: str | Path | bytes | np.ndarray, **settings: Any) -> Detections:
+        from octavo.images import read
+
+        pixels = read(image)
+        found = part(self.info["family"], "predict").predict(pixels, self.run, self.settings(**settings))
+        return replace(found, image=pixels)
+
+    def __repr__(self) -> str:
+        kind = f"{self.info['precision']}, {self.backend}"
+        return f"Model({self.name!r}: {self.info['variant']}, {kind}, {', '.join(self.info['networks'])})"
+
+
+def load(name_or_path: PathLike, backend: str = "auto", threads: int = 1) -> Model:
+    """An embedded model by name, or a model folder, opened in a runtime.
+
+    backend "auto" takes OpenVINO where it is installed, else ONNX Runtime; torch for a folder that has only
+    state dicts. Raises FolderError (a ValueError) for what is no model, UnknownName for an unknown backend.
+    """
+    from octavo import run
+
+    if backend not in ("auto", *run.RUNTIMES):
+        known = ", ".join(("auto", *run.RUNTIMES))
+        near = did_you_mean(backend, ("auto", *run.RUNTIMES))
+        raise UnknownName(f"no backend {backend!r}.{near} There are: {known}.")
+    path = folder.find(name_or_path)
+    info = folder.read_info(path)
+    part(info["family"], "predict")  # an unknown family is said before anything is opened
+    backend = run.choose(path, backend)
+    modules = load_modules(path) if backend == "torch" else None
+    return Model(path, info, run.open(path, backend, threads, modules), backend)
+
+
+def ls(paths: Iterable[PathLike] = ()) -> list[dict[str, Any]]:
+    """Embedded models, then model folders at or below the paths; one dict a model, `error` where broken."""
+    found = [(name, folder.EMBEDDED / name) for name in folder.names()]
+    for path in paths:
+        if not Path(path).is_dir():
+            raise folder.FolderError(f"{path} is no folder.")
+        found += [(str(p.parent), p.parent) for p in sorted(Path(path).rglob("model.json"))]
+    return [row(name, path) for name, path in found]
+
+
+def row(name: str, path: Path) -> dict[str, Any]:
+    """model.json of a folder with its name, path and bytes per kind of file."""
+    try:
+        info = folder.read_info(path)
+    except folder.FolderError as error:
+        return {"name": name, "error": str(error)}
+    kinds = [s for s in (".onnx", ".pt") if all((path / f"{n}{s}").is_file() for n in info["networks"])]
+    sizes = {suffix: folder.size(path, suffix) for suffix in kinds}
+    return {"name": name, "path": str(path), "bytes": sizes, **info}
+
+
+# From data to a model folder ----------------------------------------------------------------------------
+
+
+def family_of(variant: str) -> str:
+    """The family a variant belongs to; UnknownName with the nearest one where there is none."""
+    known = variants()
+    if variant not in known:
+        near = did_you_mean(variant, known)
+        raise UnknownName(f"no variant {variant!r}.{near} There are: {', '.join(known)}.")
+    return known[variant]
+
+
+def data(
+    root: PathLike,
+    split: str | None = None,
+    sheet: PathLike | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Check a data set in WIDER FACE layout; `sheet` is where to write a picture of samples."""
+    from octavo.data.check import check
+
+    return check(root, split, sheet, progress)
+
+
+def recipe(variant: str, changes: Iterable[str] = ()) -> Any:
+    """The recipe of a variant, with "path.to.number=value" changes made."""
+    from octavo.recipe import change
+
+    chosen = part(family_of(variant), "recipe").RECIPES[variant]
+    for assignment in changes:
+        chosen = change(chosen, assignment)
+    return chosen
+
+
+def import_(variant: str, source: PathLike, out: PathLike | None = None) -> Path:
+    """Published float weights -> a model folder with state dicts, by default runs/VARIANT. Returns it."""
+    _need_torch()
+    family = family_of(variant)
+    net = part(family, "net")
+    states = net.import_weights(Path(source))
+    modules = net.build(variant)
+    if not _fit(modules, states):
+        fitting = [v for v in part(family, "recipe").RECIPES if _fit(net.build(v), states)]
+        raise ValueError(f"the weights in {source} do not fit {variant}; they fit {', '.join(fitting)}.")
+    target = Path(out or Path("runs") / variant)
+    with folder.staged(target) as stage:
+        for name, module in modules.items():
+            save_module(module, stage / f"{name}.pt")
+        folder.write_info(stage, _float_info(variant, list(modules), recipe(variant), str(source)))
+    return target
+
+
+def _fit(modules: Mapping[str, nn.Module], states: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Load the states (name to tensor) into the modules, where every name and shape agrees."""
+    for name, module in modules.items():
+        own, given = module.state_dict(), states[name]
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
+            return False
+    for name, module in modules.items():
+        module.load_state_dict(dict(states[name]))
+    return True
+
+
+def train(
+    variant: str,
+    data: PathLike,
+    out: PathLike,
+    *,
+    stage: str = "all",
+    changes: Iterable[str] = (),
+    progress: TrainingProgress | None = None,
+    **fabric: Any,
+) -> Path | None:
+    """Train a variant's networks, or one of them, into the folder `out`; goes on where a run was stopped.
+
+    progress(network, done, total, losses) hears of every step, and with no losses of the making of samples;
+    fabric goes to train.make_fabric. The folder is a model, and is returned, once all networks are trained.
+    """
+    torch = _need_torch()
+    from octavo.run.on_torch import open_module
+    from octavo.train import Hooks
+
+    family, chosen = family_of(variant), recipe(variant, changes)
+    if stage not in ("all", *chosen.stages):
+        near = did_you_mean(stage, chosen.stages)
+        there = ", ".join(("all", *chosen.stages))
+        raise UnknownName(f"{variant} has no stage {stage!r}.{near} There are: {there}.")
+    stages = list(chosen.stages) if stage == "all" else [stage]
+    torch.manual_seed(chosen.stages[stages[0]].schedule.seed)
+    modules = part(family, "net").build(variant)
+    folder.write_json(Path(out) / "recipe.json", {"variant": variant} | to_dict(chosen))
+    threads = torch.get_num_threads()
+    train_stages(
+        family,
+        modules,
+        chosen,
+        Path(data),
+        Path(out),
+        stages,
+        lambda module: open_module(module, PREPROCESSING, threads),
+        lambda name: Hooks(partial(progress, name) if progress else None),
+        lambda name: (lambda done, total: progress(name, done, total, {})) if progress else None,
+        **fabric,
+    )
+    if not all((Path(out) / f"{name}.pt").is_file() for name in modules):
+        return None
+    folder.write_info(out, _float_info(variant, list(modules), chosen, str(data)))
+    return Path(out)
+
+
+def _float_info(variant: str, networks: list[str], recipe: Any, data: str) -> dict[str, Any]:
+    family = family_of(variant)
+    return {
+        "format": folder.FORMAT,
+        "family": family,
+        "variant": variant,
+        "precision": "float",
+        "networks": networks,
+        "preprocessing": PREPROCESSING,
+        "settings": part(family, "predict").Settings.of(recipe.settings).to_dict(),
+        "data": data,
+        "metrics": {},
+    } | folder.provenance()
+
+
+def quantize(
+    model: PathLike,
+    data: PathLike,
+    out: PathLike | None = None,
+    *,
+    target: str = "cpu",
+    calibrator: str = "max",
+    images: int = 64,
+    keep_float: Iterable[str] = (),
+    progress: NetworkProgress | None = None,
+    **scheme: Any,
+) -> Path:
+    """Float model folder -> INT8 model folder (default runs/NAME-int8), without training. Returns it.
+
+    Each network is calibrated on what the float ones before it let through of `images` training images.
+    keep_float adds name patterns of layers to the recipe's; `scheme` goes to quantize.Scheme.for_target.
+    """
+    torch = _need_torch()
+    from octavo.quantize import Scheme, calibrate, prepare
+    from octavo.run.on_torch import open_module
+
+    path = folder.find(model)
+    info = folder.read_info(path)
+    if info["precision"] != "float":
+        raise ValueError(f"{path} is {info['precision']} already: quantize the float model it was made from.")
+    modules = load_modules(path)
+    chosen = recipe(info["variant"])
+    skip = (*chosen.float_layers, *keep_float)
+    scheme_ = Scheme.for_target(target, calibrator=calibrator, skip=skip, **scheme)
+    settings = part(info["family"], "predict").Settings.of(info["settings"])
+    batches = part(info["family"], "data").calibration_batches
+    offset, scale = info["preprocessing"]["offset"], info["preprocessing"]["scale"]
+    threads = torch.get_num_threads()
+    floats = {name: open_module(module, info["preprocessing"], threads) for name, module in modules.items()}
+    out_path = Path(out or Path("runs") / f"{path.name}-int8")
+    calibrations = {}
+    with folder.staged(out_path) as stage:
+        for name, module in modules.items():
+            tensors = (
+                (torch.from_numpy(pixels).float() - offset) * scale
+                for pixels in batches(name, Path(data), floats, settings, images)
+            )
+            quantized = prepare(module, scheme_)
+            done = calibrate(quantized, tensors, partial(progress, name) if progress else None)
+            calibrations[name] = done.to_dict()
+            save_module(quantized, stage / f"{name}.pt")
+        hashes = "".join(c["hash"] for c in calibrations.values())
+        calibration = {
+            "hash": hashlib.sha256(hashes.encode()).hexdigest(),
+            "images": images,
+            "method": next(iter(calibrations.values()))["method"],
+            "data": str(data),
+            "networks": calibrations,
+        }
+        changed = {
+            "precision": "int8",
+            "target": target,
+            "scheme": scheme_.to_dict(),
+            "calibration": calibration,
+            "metrics": {},
+        }
+        folder.write_info(stage, info | changed | folder.provenance())
+    return out_path
+
+
+def export(
+    model: PathLike,
+    out: PathLike | None = None,
+    *,
+    target: str | None = None,
+    images: Iterable[PathLike] = (),
+) -> tuple[Path, dict[str, Parity]]:
+    """NAME.pt -> NAME.onnx, in the same folder or in `out`, and how far each file is from its torch network.
+
+    A quantized model has its target already; another one is an error. Compared, with ONNX Runtime, is what
+    the networks see of `images`, by default the sample photographs. Returns the folder and {network: parity}.
+    """
+    torch = _need_torch()
+    from octavo.export import export as write
+    from octavo.export import parity
+
+    path = folder.find(model)
+    info = folder.read_info(path)
+    if target and info["precision"] == "float":
+        raise ValueError(f"{path} is float and has no target: octavo quantize {path} --target {target}")
+    if target and target != info["target"]:
+        raise ValueError(
+            f"{path} was quantized for {info['target']}, not {target}: quantize again for {target}."
+        )
+    modules = load_modules(path)
+    networks = part(info["family"], "recipe").NETWORKS
+    seen = _seen(load(path, "torch"), [Path(p) for i in images for p in _images(i)] or samples())
+    out_path = Path(out or path)
+    parities = {}
+    with folder.staged(out_path) as stage:
+        for name, module in modules.items():
+            like = networks[name]
+            write(
+                module,
+                stage / f"{name}.onnx",
+                torch.zeros(like.shape),
+                target=info["target"],
+                dynamic=like.free,
+                outputs=like.outputs,
+                preprocessing=info["preprocessing"],
+            )
+            noise = torch.randint(
+                0, 256, like.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+            )
+            batches = [torch.from_numpy(pixels) for pixels in seen[name]]
+            parities[name] = parity(module, stage / f"{name}.onnx", batches or [noise])
+        folder.write_info(stage, info | folder.provenance())
+    return out_path, parities
+
+
+def targets() -> list[str]:
+    from octavo.quantize.scheme import TARGETS
+
+    return list(TARGETS)
+
+
+def calibrators() -> list[str]:
+    from octavo.quantize.observe import DEFAULTS
+
+    return list(DEFAULTS)
+
+
+def samples() -> list[Path]:
+    """The embedded sample photographs."""
+    from octavo.images import find
+
+    return find([Path(__file__).parent / "samples"]) if (Path(__file__).parent / "samples").is_dir() else []
+
+
+def _seen(model: Model, paths: list[Path], batches: int = 32) -> dict[str, list[np.ndarray]]:
+    """{network: the first `batches` arrays it is given} while a model looks at images."""
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in model.run}
+
+    def watched(name: str, network: Network) -> Network:
+        def call(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+            if len(seen[name]) < batches:
+                seen[name].append(pixels)
+            return network(pixels)
+
+        return call
+
+    watching = replace(model, run={name: watched(name, network) for name, network in model.run.items()})
+    for path in paths:
+        watching(path)
+    return seen
+
+
+def _need_torch() -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ImportError("this needs torch, which is not installed: pip install 'octavo[train]'") from None
+    return torch
+
+
+# Predict and evaluate -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one image: `found`, or the `error` that it could not be looked at for."""
+
+    image: str
+    found: Detections | None = None
+    size: tuple[int, int] | None = None  # width, height, pixels
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line of `octavo predict --jsonl`."""
+        if self.found is None or self.size is None:
+            return {"image": self.image, "error": self.error}
+        width, height = self.size
+        return {"image": self.image, "width": width, "height": height, **self.found.to_dict()}
+
+
+def predict(
+    model: Model | PathLike,
+    paths: Iterable[PathLike],
+    *,
+    backend: str = "auto",
+    threads: int = 1,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Iterator[Result]:
+    """A Result for every image of the paths (files; folders are searched), in order, as they are done.
+
+    A file that can't be read becomes a Result with an error and the others go on. Wrong settings or a wrong
+    model raise at once, before the first image.
+    """
+    opened = model if isinstance(model, Model) else load(model, backend, threads)
+    opened.settings(**settings)
+    return _predict(opened, [str(p) for path in paths for p in _images(path)], settings, progress)
+
+
+def _images(path: PathLike) -> list[PathLike]:
+    from octavo.images import find
+
+    if not Path(path).exists():
+        return [path]  # reading it says what is wrong
+    return list(find([path])) or [path]
+
+
+def _predict(
+    model: Model, paths: list[str], settings: Mapping[str, Any], progress: Progress | None
+) -> Iterator[Result]:
+    for done, path in enumerate(paths, 1):
+        if Path(path).is_dir():
+            yield Result(path, error=f"{path}: no images in this folder")
+        else:
+            yield _look(model, path, settings)
+        if progress:
+            progress(done, len(paths))
+
+
+def _look(model: Model, path: str, settings: Mapping[str, Any]) -> Result:
+    try:
+        found = model(path, **settings)
+    except (ValueError, OSError, MemoryError) as error:
+        return Result(path, error=str(error) or type(error).__name__)
+    except Exception as error:  # a runtime's own complaint about one image must not stop the others
+        if os.environ.get("OCTAVO_DEBUG"):
+            raise
+        return Result(path, error=f"{type(error).__name__}: {error}")
+    assert found.image is not None
+    return Result(path, found, (found.image.shape[1], found.image.shape[0]))
+
+
+def saver(out: PathLike, paths: Iterable[PathLike]) -> Callable[[Result], Result]:
+    """A function that draws a Result of these paths into the folder `out` and hands it on.
+
+    Below `out` a picture keeps its path from the folder that all given paths share, so that names never
+    collide. A picture that can't be written, or would replace its source, becomes a Result with an error.
+    """
+    from octavo.images import SUFFIXES
+
+    given = [os.path.abspath(path) for path in paths]
+    root = os.path.commonpath([path if os.path.isdir(path) else os.path.dirname(path) for path in given])
+
+    def save(result: Result) -> Result:
+        if result.found is None:
+            return result
+        source = os.path.abspath(result.image)
+        target = Path(out) / os.path.relpath(source, root)
+        if target.suffix.lower() not in SUFFIXES:
+            target = target.with_name(target.name + ".png")
+        if target.exists() and target.samefile(source):
+            error = f"{source}: saving into {out} would replace it, give another folder"
+            return replace(result, found=None, error=error)
+        try:
+            result.found.save(target)
+        except (ValueError, OSError) as error:
+            return replace(result, found=None, error=f"{target}: {error}")
+        return result
+
+    return save
+
+
+def evaluate(
+    model: Model | PathLike,
+    data: PathLike,
+    *,
+    split: str = "val",
+    ground_truth: PathLike | None = None,
+    save_predictions: PathLike | None = None,
+    backend: str = "auto",
+    threads: int = 1,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Average precision and landmark error on a data set in WIDER FACE layout, with all they depend on.
+
+    "ap" {event: AP, ..., "all"}, "ap_by_size", "landmarks" {event: nme, found, faces}; with `ground_truth`,
+    the benchmark's folder of .mat files, also "easy", "medium", "hard". Give a low confidence: what is cut
+    off can't be found. Images that can't be read count as if nothing was found, and are listed in "errors".
+    """
+    from octavo.data.widerface import read
+    from octavo.evaluate import events, landmarks, widerface
+    from octavo.outputs import Detections, write_wider
+
+    opened = model if isinstance(model, Model) else load(model, backend, threads)
+    chosen = opened.settings(**settings)
+    entries = read(data, split)
+    found: dict[str, Detections] = {}
+    errors: dict[str, str] = {}
+    start = time.perf_counter()
+    for done, entry in enumerate(entries, 1):
+        result = _look(opened, str(entry.path), settings)
+        if result.error:
+            errors[entry.name] = result.error
+        found[entry.name] = replace(result.found, image=None) if result.found else Detections.empty()
+        if save_predictions:
+            file = (Path(save_predictions) / entry.name).with_suffix(".txt")
+            write_wider(file, entry.name, found[entry.name])
+        if progress:
+            progress(done, len(entries))
+    seconds = time.perf_counter() - start
+    measured: dict[str, Any] = {
+        "ap": events.by_event(entries, found),
+        "ap_by_size": events.by_size(entries, found),
+    }
+    if any(len(d) and d.keypoints is not None for d in found.values()):
+        measured["landmarks"] = {k: asdict(v) for k, v in landmarks.measure(entries, found).items()}
+    if ground_truth:
+        measured |= widerface.evaluate(found, ground_truth)
+    return {
+        "model": opened.name,
+        "variant": opened.info["variant"],
+        "precision": opened.info["precision"],
+        "backend": opened.backend,
+        "data": str(data),
+        "split": split,
+        "images": len(entries),
+        "faces": int(sum((~entry.invalid).sum() for entry in entries)),
+        "settings": chosen.to_dict(),
+        **measured,
+        "seconds": seconds,
+        "errors": errors,
+    } | folder.provenance()
+
+
+def judge(predictions: PathLike, ground_truth: PathLike) -> dict[str, float]:
+    """AP "easy", "medium", "hard" of a folder EVENT/NAME.txt of predictions in WIDER FACE's text format."""
+    from octavo.evaluate import widerface
+
+    return widerface.evaluate(Path(predictions), Path(ground_truth))
