@@ -126,6 +126,11 @@ class FakeQuant(nn.Module):
         steps = torch.round(self.rows(x).float() / scale)
         return self.unrows(steps.clamp(self.grid.low - zero_point, self.grid.high - zero_point), x)
 
+    def integers(self, x: Tensor) -> Tensor:
+        """q of the formula above, as it is stored."""
+        q = self.rows(self.steps(x)) + self._column(self.zero_point)
+        return self.unrows(q, x).to(torch.int8 if self.grid.signed else torch.uint8)
+
     def fake_quantize(self, x: Tensor) -> Tensor:
         """x rounded to the grid, as floats."""
         grid = self.grid

@@ -95,7 +95,6 @@ class QuantModel(fx.GraphModule):
     def __str__(self) -> str:
         return describe(self)
 
-    __repr__ = __str__
 
 
 def prepare(module: nn.Module, scheme: Scheme) -> nn.Module:
@@ -335,7 +334,7 @@ def _fix(quantizer: FakeQuant, limits: tuple[float, float]) -> None:
 
 def _replace_layer(model: fx.GraphModule, scheme: Scheme, node: fx.Node) -> None:
     name = str(node.target)
-    before, after = _grid_before(_values(node)[0]), _grid_after(node)
+    before, after = grid_before(_values(node)[0]), grid_after(node)
     node.meta.update(before=before, after=after)
     layer = model.get_submodule(name)
     if not isinstance(layer, QuantLayer):  # else it is called twice
@@ -368,14 +367,14 @@ def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def _grid_before(value: fx.Node) -> str | None:
+def grid_before(value: fx.Node) -> str | None:
     """The quantizer whose grid a value lies on: moving keeps it, and what is joined shares it."""
     while value.meta["role"] in ("move", "join"):
         value = _values(value)[0]
     return str(value.target) if value.meta["role"] == "grid" else None
 
 
-def _grid_after(node: fx.Node) -> str | None:
+def grid_after(node: fx.Node) -> str | None:
     """The quantizer that alone reads a layer's output, directly or behind a ReLU."""
     user = next(iter(node.users), node)
     if len(node.users) == 1 and user.meta["kind"] in FUSED:
@@ -394,7 +393,7 @@ def _explain(model: fx.GraphModule, scheme: Scheme) -> None:
 
 def _how(node: fx.Node, scheme: Scheme) -> str:
     role, kind, name = node.meta["role"], node.meta["kind"], node.meta["name"]
-    on_grid = bool(_values(node)) and all(_grid_before(value) for value in _values(node))
+    on_grid = bool(_values(node)) and all(grid_before(value) for value in _values(node))
     if scheme.skips(name):
         return "float: skipped by the scheme"
     if scheme.activation is None:
@@ -413,7 +412,7 @@ def _how(node: fx.Node, scheme: Scheme) -> str:
     if role in ("move", "join"):
         return "integer" if on_grid else "float"
     if role == "arithmetic":
-        return "integer" if on_grid and _grid_after(node) else "float: feeds only outputs"
+        return "integer" if on_grid and grid_after(node) else "float: feeds only outputs"
     if kind in TWO_OPERANDS:
         return "float: one operand is a constant"
     if kind.startswith("BatchNorm"):

@@ -1,0 +1,432 @@
+"""nn.Module -> an ONNX file that takes raw uint8 pixels, and the proof that it computes the same.
+
+A float network is written with BatchNorm folded. A quantized one is written as a Q/DQ graph: each grid is a
+QuantizeLinear and a DequantizeLinear, weights and int32 biases are stored as integers with a DequantizeLinear.
+Runtimes turn DequantizeLinear -> Conv -> QuantizeLinear into one integer convolution. Opset 19; every
+zero-point is written out, since ONNX Runtime's matcher wants to see it.
+
+Where a grid holds exactly the 256 values of a pixel (target cpu), the image needs no QuantizeLinear: its
+bytes are the integers. Else the normalisation stands in front: Cast, Sub, Mul.
+
+    export(network, "pnet.onnx", example, target="cpu", dynamic={2: "h", 3: "w"}, outputs=["face", "box"],
+           preprocessing={"offset": 128, "scale": 1 / 128})
+    parity(network, "pnet.onnx", batches)
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from octavo.folder import atomic
+from octavo.quantize.fake import FakeQuant, QuantLayer
+from octavo.quantize.prepare import QuantModel, TraceError, fold, grid_before, grids
+
+OPSET = 19  # the first with all we write; TensorRT takes 19 and 20, ONNX Runtime 1.31 trips over s8 from 21
+TARGETS = ("cpu", "tensorrt")
+
+
+def export(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    example: Tensor,
+    *,
+    target: str | None = None,
+    dynamic: Mapping[int, str] | None = None,
+    outputs: Sequence[str],
+    preprocessing: Mapping[str, Any],
+) -> int:
+    """Write `module`, float or prepared and calibrated, as ONNX and return the file's size in bytes.
+
+    example: one batch (n, c, h, w) as the module takes it, or of uint8 pixels; only its shape counts.
+    target: must be that of the module's scheme; None for float modules.
+    dynamic: axes of the image that may vary, with a name each. outputs: a name for each output, in order.
+    preprocessing: {"offset", "scale"}, the module takes (pixels - offset) * scale.
+    The file has one input "image", uint8. It replaces an older one in one step. ValueError for what can't be.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise ValueError("export needs the onnx package: pip install 'octavo[train]'") from None
+    if isinstance(module, QuantModel):
+        network = _quantized(module, target, preprocessing)
+    elif grids(module):
+        raise ValueError(f"{type(module).__name__} holds quantizers but was not made by prepare")
+    else:
+        network = _Normalised(_float(module), preprocessing)
+    model = _to_onnx(network, example, dict(dynamic or {}))
+    _name_interface(model, outputs, dict(dynamic or {}))
+    _shrink(model)
+    onnx.checker.check_model(model)
+    data = model.SerializeToString(deterministic=True)
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+    return len(data)
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """One output, torch against ONNX Runtime, over all batches."""
+
+    name: str
+    largest_difference: float  # absolute, in the output's units
+    equal: float  # share of the elements that are equal in every bit
+    equal_rounded: float  # the same after rounding both to 255 steps over the output's range
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the file computes what the module computes."""
+
+    outputs: tuple[OutputParity, ...]
+    images: int
+    verdict: str  # "bit for bit", "rounding" (float summation order) or "different"
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict != "different"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.verdict} on {self.images} images"]
+        for o in self.outputs:
+            lines.append(
+                f"  {o.name}: {o.equal:.4%} equal ({o.equal_rounded:.4%} to 8 bits), "
+                f"largest difference {o.largest_difference:.3g}"
+            )
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def parity(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    batches: Iterable[Any],
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Parity:
+    """Compare `module` in torch with the file in ONNX Runtime on `batches` of uint8 pixels (n, c, h, w).
+
+    preprocessing as given to export; a quantized module knows it from its input's grid.
+    """
+    from octavo.run.on_onnxruntime import open_network
+
+    if preprocessing is None:
+        preprocessing = _preprocessing_of(module)
+    session = open_network(Path(path), threads=1)
+    normalised = _Normalised(module, preprocessing)
+    was_training = module.training
+    module.eval()
+    pairs: list[list[tuple[Tensor, Tensor]]] = []
+    images = 0
+    try:
+        for batch in batches:
+            pixels = torch.as_tensor(batch)
+            if pixels.dtype != torch.uint8:
+                raise ValueError(f"parity is checked on uint8 pixels (n, c, h, w), got {pixels.dtype}")
+            ours = normalised(pixels)
+            ours = [ours] if isinstance(ours, Tensor) else list(ours)
+            theirs = [torch.from_numpy(array) for array in session(pixels.contiguous().numpy())]
+            if [o.shape for o in ours] != [t.shape for t in theirs]:
+                raise ValueError(f"{path} gives {[t.shape for t in theirs]}, the module {[o.shape for o in ours]}")
+            pairs.append(list(zip(ours, theirs)))
+            images += len(pixels)
+    finally:
+        module.train(was_training)
+    if not pairs:
+        raise ValueError("parity needs at least one batch of images")
+    outputs = tuple(_compare(name, list(pair)) for name, pair in zip(session.outputs, zip(*pairs)))
+    # Float kernels add in another order: relative errors of some 1e-6 of the range, never a step of 8 bits.
+    exact = all(o.equal == 1 for o in outputs)
+    near = all(o.equal_rounded > 0.999 for o in outputs)
+    return Parity(outputs, images, "bit for bit" if exact else "rounding" if near else "different")
+
+
+def _compare(name: str, pairs: list[tuple[Tensor, Tensor]]) -> OutputParity:
+    ours, theirs = (torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1))
+    step = (ours.max() - ours.min()).clamp(min=1e-12) / 255
+    return OutputParity(
+        name,
+        float((ours - theirs).abs().max()),
+        float((ours == theirs).double().mean()),
+        float(((ours / step).round() == (theirs / step).round()).double().mean()),
+    )
+
+
+def _preprocessing_of(module: nn.Module) -> dict[str, float]:
+    if isinstance(module, QuantModel) and module.meta["scheme"].input_range is not None:
+        low, high = module.meta["scheme"].input_range
+        scale = (high - low) / 255
+        return {"offset": -low / scale, "scale": scale}
+    raise ValueError("say how the module wants its pixels: preprocessing={'offset': ..., 'scale': ...}")
+
+
+# ---- the module that is written
+
+
+class _Normalised(nn.Module):
+    """Pixels -> what the network takes."""
+
+    def __init__(self, network: nn.Module, preprocessing: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        self.offset, self.scale = float(preprocessing["offset"]), float(preprocessing["scale"])
+
+    def forward(self, image: Tensor) -> Any:
+        return self.network((image.to(torch.float32) - self.offset) * self.scale)
+
+
+class _Grid(nn.Module):
+    """QuantizeLinear and DequantizeLinear, or one of them alone."""
+
+    def __init__(self, grid: FakeQuant, read_integers: bool = False) -> None:
+        super().__init__()
+        self.read_integers = read_integers  # the input is integer already
+        dtype = torch.int8 if grid.grid.signed else torch.uint8
+        self.register_buffer("scale", grid.scale.clone())
+        self.register_buffer("zero_point", grid.zero_point.to(dtype))
+        full = (-128, 127) if grid.grid.signed else (0, 255)
+        # QuantizeLinear saturates at the type's ends: a smaller grid needs its own.
+        self.limits = None if (grid.grid.low, grid.grid.high) == full else [float(x) for x in grid.range()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.read_integers:
+            if self.limits is not None:
+                x = x.clamp(*self.limits)
+            x = _operator("QuantizeLinear", (x, self.scale, self.zero_point), self.zero_point.dtype, x.shape)
+        return _operator("DequantizeLinear", (x, self.scale, self.zero_point), torch.float32, x.shape)
+
+
+class _Integers(nn.Module):
+    """A stored tensor of integers (rows, ...), read through DequantizeLinear."""
+
+    def __init__(self, integers: Tensor, scale: Tensor, zero_point: Tensor, shape: Sequence[int], axis: int) -> None:
+        super().__init__()
+        self.shape, self.axis = tuple(shape), axis if scale.dim() else None
+        self.register_buffer("integers", integers.contiguous())
+        self.register_buffer("scale", scale.clone())
+        self.register_buffer("zero_point", zero_point.to(integers.dtype))
+
+    def forward(self) -> Tensor:
+        inputs = (self.integers, self.scale, self.zero_point)
+        axis = {} if self.axis is None else {"axis": self.axis}
+        x = _operator("DequantizeLinear", inputs, torch.float32, self.integers.shape, axis)
+        return x if self.integers.shape == self.shape else x.reshape(self.shape)
+
+
+class _Layer(nn.Module):
+    """A QuantLayer at one place of the network, with its integers stored."""
+
+    def __init__(self, layer: QuantLayer, before: FakeQuant | None) -> None:
+        super().__init__()
+        self.layer = copy.deepcopy(layer.layer)
+        grid, weight = layer.weight_grid, layer.weight.detach()
+        integers = grid.integers(weight)
+        if grid.grid.granularity == "group":
+            integers = grid.rows(integers)
+        self.weight = _Integers(integers, grid.scale, grid.zero_point, weight.shape, grid.axis)
+        self.bias: nn.Module | None = None
+        if layer.integer_bias and layer.bias is not None and before is not None:
+            scale = before.scale * grid.scale
+            bias = torch.round(layer.bias.detach() / scale).to(torch.int32)
+            self.bias = _Integers(bias, scale, torch.zeros_like(scale), bias.shape, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.layer.bias if self.bias is None else self.bias()
+        return functional_call(self.layer, {"weight": self.weight(), "bias": bias}, (x,))
+
+
+def _operator(
+    name: str, inputs: Sequence[Tensor], dtype: torch.dtype, shape: Sequence[Any], attributes: dict[str, Any] | None = None
+) -> Tensor:
+    return torch.onnx.ops.symbolic(name, inputs, attributes or {}, dtype=dtype, shape=shape, version=OPSET)
+
+
+def _float(module: nn.Module) -> nn.Module:
+    try:
+        return fold(module)
+    except TraceError:  # the exporter traces in another way, and may get through; BatchNorm is written as it is
+        return copy.deepcopy(module).eval()
+
+
+def _quantized(module: QuantModel, target: str | None, preprocessing: Mapping[str, Any]) -> nn.Module:
+    scheme = module.meta["scheme"]
+    if target not in (None, scheme.target):
+        raise ValueError(f"the network was quantized for {scheme.target}, not {target}: quantize it again")
+    if scheme.target not in TARGETS:
+        raise ValueError(f"target {scheme.target} does not read Q/DQ graphs ({', '.join(TARGETS)} do)")
+    for name, grid in grids(module).items():
+        if not grid.ready:
+            raise ValueError(f"{name} has no range yet: calibrate the model before it is exported")
+    model = copy.deepcopy(module).eval()
+    direct = False
+    for node in list(model.graph.nodes):
+        role = node.meta["role"]
+        if role == "grid":
+            grid = module.get_submodule(str(node.target))
+            assert isinstance(grid, FakeQuant)
+            reads_pixels = node.args[0].op == "placeholder" and _holds_pixels(grid, preprocessing)
+            direct = direct or reads_pixels
+            model.add_submodule(str(node.target), _Grid(grid, reads_pixels))
+        elif role == "layer" and "before" in node.meta:
+            layer, before = module.get_submodule(str(node.target)), node.meta["before"]
+            assert isinstance(layer, QuantLayer)
+            name = node.name + "_layer"
+            model.add_submodule(name, _Layer(layer, module.get_submodule(before) if before else None))
+            node.target, node.args = name, node.args[:1]
+        elif role in ("move", "join") and grid_before(node) and not _is_tuple(node):
+            # A moved value lies on its grid already; the runtimes' matchers want to see it said.
+            with model.graph.inserting_after(node):
+                call = model.graph.call_module(grid_before(node), (node,))
+            node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+    model.graph.eliminate_dead_code()
+    model.recompile()
+    return model if direct else _Normalised(model, preprocessing)
+
+
+def _holds_pixels(grid: FakeQuant, preprocessing: Mapping[str, Any]) -> bool:
+    """Whether the grid's integers are uint8 pixels as they are."""
+    same = torch.tensor(float(preprocessing["scale"])) == grid.scale
+    whole = (grid.grid.low, grid.grid.high) == (0, 255)
+    return bool(whole and same and grid.zero_point == float(preprocessing["offset"]))
+
+
+def _is_tuple(node: torch.fx.Node) -> bool:
+    return any(user.target is operator.getitem for user in node.users)
+
+
+# ---- torch -> ONNX
+
+
+def _to_onnx(network: nn.Module, example: Tensor, dynamic: Mapping[int, str]) -> Any:
+    # torch.export takes a size of 1 for a constant: a varying batch is traced with 2.
+    sizes = [2 if axis in dynamic and size == 1 else size for axis, size in enumerate(example.shape)]
+    image = torch.zeros(sizes, dtype=torch.uint8)
+    shapes = {axis: torch.export.Dim.DYNAMIC for axis in dynamic}
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            network, (image,), dynamo=True, opset_version=OPSET, dynamic_shapes=(shapes,), verbose=False
+        )
+    assert program is not None
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's remarks are about its own parts (torchvision not installed, deprecated pytree calls)."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _name_interface(model: Any, outputs: Sequence[str], dynamic: Mapping[int, str]) -> None:
+    """Input "image", outputs as given, varying axes by their names (output axes that follow from them: none)."""
+    graph = model.graph
+    if len(graph.output) != len(outputs):
+        raise ValueError(f"the network has {len(graph.output)} outputs, {len(outputs)} names were given: {outputs}")
+    renamed = {graph.input[0].name: "image"} | {o.name: name for o, name in zip(graph.output, outputs)}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output):
+        value.name = renamed[value.name]
+    symbols = {}
+    for axis, name in dynamic.items():
+        size = graph.input[0].type.tensor_type.shape.dim[axis]
+        symbols[size.dim_param] = name
+    for value in (*graph.input, *graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in symbols:
+                size.dim_param = symbols[size.dim_param]
+            elif size.dim_param:
+                size.ClearField("dim_param")
+
+
+DEFAULTS: dict[str, Any] = {
+    **{"group": 1, "auto_pad": b"NOTSET", "storage_order": 0, "ceil_mode": 0, "alpha": 1.0, "beta": 1.0, "transA": 0},
+    "count_include_pad": 0,
+}
+
+
+def _shrink(model: Any) -> None:
+    """Leave out all that only helps to debug the exporter: in a small network it outweighs the weights.
+
+    Layers keep their module's name; every other name becomes a letter or two, equal constants become one.
+    """
+    graph = model.graph
+    del model.metadata_props[:], graph.value_info[:], graph.metadata_props[:]
+    model.producer_name, model.producer_version, model.doc_string, graph.doc_string = "octavo", "", "", ""
+    graph.name = "g"
+    for node in graph.node:
+        node.name = _module_name(node)
+        del node.metadata_props[:]
+        node.doc_string = ""
+        kept = [a for a in node.attribute if not _is_default(a)]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    same: dict[bytes, str] = {}
+    merged: dict[str, str] = {}
+    for constant in list(graph.initializer):
+        name, constant.name, constant.doc_string = constant.name, "", ""
+        del constant.metadata_props[:]
+        merged[name] = same.setdefault(constant.SerializeToString(deterministic=True), name)
+        constant.name = name
+        if merged[name] != name:
+            graph.initializer.remove(constant)
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+    short = {value.name: value.name for value in (*graph.input, *graph.output)}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [_short(merged.get(name, name), short) for name in names]
+    for constant in list(graph.initializer):
+        if constant.name in short:
+            constant.name = short[constant.name]
+        else:
+            graph.initializer.remove(constant)
+
+
+def _short(name: str, names: dict[str, str]) -> str:
+    if not name:
+        return name  # an optional input left out
+    if name not in names:
+        number, text = len(names), ""
+        while number or not text:
+            number, digit = divmod(number, 26)
+            text = chr(97 + digit) + text
+        names[name] = text if text not in names.values() else text + "_"
+    return names[name]
+
+
+def _module_name(node: Any) -> str:
+    return ""
+
+
+def _is_default(attribute: Any) -> bool:
+    import onnx
+
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name in ("dilations", "strides"):
+        return all(v == 1 for v in value)
+    if attribute.name == "pads":
+        return not any(value)
+    return attribute.name in DEFAULTS and value == DEFAULTS[attribute.name]
