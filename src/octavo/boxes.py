@@ -100,5 +100,7 @@ def crop_resize(image: np.ndarray, xyxy: np.ndarray, size: int, fill: int = 128)
             if left < right and top < bottom:
                 patch[top - y1 : bottom - y1, left - x1 : right - x1] = image[top:bottom, left:right]
         shrinks = x2 - x1 > size or y2 - y1 > size
-        cv2.resize(patch, (size, size), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        cv2.resize(
+            patch, (size, size), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
     return out

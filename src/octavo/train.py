@@ -97,9 +97,10 @@ def fit(
             norm = clip_grad_norm_(module.parameters(), schedule.clip)
             values = {key: float(part.detach()) for key, part in parts.items()}
             if not math.isfinite(sum(values.values()) + float(norm)):
+                shown = ", ".join(f"{key} {value:.3g}" for key, value in values.items())
                 raise TrainingError(
                     f"{name}: the loss is no longer a number at step {step} of {steps} "
-                    f"({', '.join(f'{key} {value:.3g}' for key, value in values.items())}, gradient {float(norm):.3g}). "
+                    f"({shown}, gradient {float(norm):.3g}). "
                     f"The last good checkpoint is {checkpoint}; lower the learning rate ({rate:.2g} there) and go on."
                 )
             optimizer.step()
@@ -193,7 +194,12 @@ class Average:
 
 
 def save(
-    path: Path, step: int, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+    path: Path,
+    step: int,
+    schedule: Schedule,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
@@ -265,7 +271,11 @@ class Log:
         if not self.writes:
             return
         line = {"time": round(time.time(), 1), "network": self.name, "epoch": epoch}
-        print(json.dumps(line | {key: round(value, 6) for key, value in metrics.items()}), file=self.file, flush=True)
+        print(
+            json.dumps(line | {key: round(value, 6) for key, value in metrics.items()}),
+            file=self.file,
+            flush=True,
+        )
         for key, value in metrics.items():
             self.board.add_scalar(key, value, epoch)
 

@@ -71,7 +71,9 @@ def run(shared: Path) -> dict[str, Network]:
 def test_imported_networks_are_the_published_ones(name: str, weights: dict, run: dict) -> None:
     size = WIDTHS[name]
     pixels = np.random.default_rng(1).integers(0, 256, (8, 3, size, size), np.uint8)
-    for ours, theirs in zip(run[name](pixels), published(name, weights[name], torch.from_numpy(pixels)), strict=True):
+    for ours, theirs in zip(
+        run[name](pixels), published(name, weights[name], torch.from_numpy(pixels)), strict=True
+    ):
         assert np.abs(ours - theirs.numpy()).max() < 2e-4
 
 
@@ -92,7 +94,12 @@ def reference_cascade(image: np.ndarray, weights: dict, settings: Settings) -> l
 
     def moved(box: list[float], by: list[float]) -> list[float]:
         width, height = box[2] - box[0], box[3] - box[1]
-        return [box[0] + by[0] * width, box[1] + by[1] * height, box[2] + by[2] * width, box[3] + by[3] * height]
+        return [
+            box[0] + by[0] * width,
+            box[1] + by[1] * height,
+            box[2] + by[2] * width,
+            box[3] + by[3] * height,
+        ]
 
     def squared(box: list[float]) -> list[float]:
         half = max(box[2] - box[0], box[3] - box[1]) / 2
@@ -118,9 +125,10 @@ def reference_cascade(image: np.ndarray, weights: dict, settings: Settings) -> l
         probability = face.double().softmax(1)[0, 1]
         here = []
         for i, j in (probability > settings.thresholds[0]).nonzero().tolist():
-            window = [2 * j * width / w, 2 * i * height / h, (2 * j + 12) * width / w, (2 * i + 12) * height / h]
-            here.append((window, float(probability[i, j]), box[0, :, i, j].tolist()))
-        proposals += suppress(here, settings.nms[0])
+            cell = [2 * j, 2 * i, 2 * j + 12, 2 * i + 12]
+            here.append((cell, float(probability[i, j]), box[0, :, i, j].tolist()))
+        for (x1, y1, x2, y2), p, by in suppress(here, settings.nms[0]):
+            proposals.append(([x1 * width / w, y1 * height / h, x2 * width / w, y2 * height / h], p, by))
         scale *= settings.factor
     windows = [moved(b, by) for b, _, by in suppress(proposals, settings.nms[1])]
 
@@ -137,8 +145,11 @@ def reference_cascade(image: np.ndarray, weights: dict, settings: Settings) -> l
         face, box, points = published("onet", weights["onet"], crop(window, 48))
         probability = float(face.double().softmax(1)[0, 1])
         if probability > settings.thresholds[2]:
-            side = window[2] - window[0]
-            spots = [(window[0] + side * float(points[0, k]), window[1] + side * float(points[0, 5 + k])) for k in range(5)]
+            wide, high = window[2] - window[0], window[3] - window[1]
+            spots = [
+                (window[0] + wide * float(points[0, k]), window[1] + high * float(points[0, 5 + k]))
+                for k in range(5)
+            ]
             final.append((moved(window, box[0].tolist()), probability, spots))
     return suppress(final, settings.nms[3], smaller=True)
 
@@ -196,7 +207,9 @@ def test_no_faces_is_an_empty_result() -> None:
         pytest.param({}, (0.6, 0.7, 0.7), 0, id="stored"),
         pytest.param({"confidence": 0.02}, (0.6, 0.7, 0.02), 0.02, id="confidence alone replaces the last"),
         pytest.param({"confidence": 0.9}, (0.6, 0.7, 0.9), 0.9, id="also upwards"),
-        pytest.param({"thresholds": (0.5, 0.5, 0.3), "confidence": 0.4}, (0.5, 0.5, 0.3), 0.4, id="both filter"),
+        pytest.param(
+            {"thresholds": (0.5, 0.5, 0.3), "confidence": 0.4}, (0.5, 0.5, 0.3), 0.4, id="both filter"
+        ),
     ],
 )
 def test_settings(overrides: dict, thresholds: tuple, confidence: float) -> None:

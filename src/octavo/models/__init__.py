@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -43,14 +44,6 @@ def part(family: str, name: str) -> ModuleType:
 def variants() -> dict[str, str]:
     """Every variant that can be built, and its family."""
     return {variant: family for family in families() for variant in part(family, "recipe").RECIPES}
-
-
-def family_of(variant: str) -> str:
-    """The family of a variant; ValueError with the closest name for an unknown one."""
-    known = variants()
-    if variant not in known:
-        raise FolderError(f"there is no network {variant!r}{did_you_mean(variant, known)}")
-    return known[variant]
 
 
 def load_modules(folder: Path) -> dict[str, nn.Module]:
@@ -122,7 +115,7 @@ def train_stages(
             fit(
                 module.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
                 samples.batch,
-                lambda outputs, targets, weights=stage.weights: criterion(outputs, targets, weights),
+                partial(criterion, weights=stage.weights),
                 stage.schedule,
                 folder,
                 name,
@@ -134,7 +127,9 @@ def train_stages(
             if not any(later in stages for later in list(modules)[list(modules).index(name) :]):
                 break
             if not path.is_file():
-                raise FolderError(f"{path} is missing: train {name} first, later networks learn from what it finds")
+                raise FolderError(
+                    f"{path} is missing: train {name} first, later networks learn from what it finds"
+                )
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         module.cpu().eval()
         run[name] = as_function(module)

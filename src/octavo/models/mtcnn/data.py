@@ -35,7 +35,13 @@ from .loss import LANDMARK, NEGATIVE, PART, POSITIVE
 from .predict import Network, Settings, look, propose, pyramid, refine, to_nchw
 from .recipe import Recipe, Sampling, Stage
 
-MIRRORED = [1, 0, 2, 4, 3]  # where each landmark finds itself in a mirror: the eyes and the mouth change sides
+MIRRORED = [
+    1,
+    0,
+    2,
+    4,
+    3,
+]  # where each landmark finds itself in a mirror: the eyes and the mouth change sides
 SMALLEST = 8  # faces with a longer side below this many pixels teach nothing
 Progress = Callable[[int, int], None]  # done, of how many
 
@@ -70,8 +76,8 @@ def label(windows: np.ndarray, entry: Entry, sampling: Sampling) -> Windows:
     box = np.zeros((len(windows), 4), np.float32)
     landmarks = np.full((len(windows), 10), np.nan, np.float32)
     if len(faces):
-        side = (windows[:, 2] - windows[:, 0])[:, None]
-        box = ((faces[best] - windows) / side).astype(np.float32)
+        side = windows[:, 2:] - windows[:, :2]  # rounding may leave a square one pixel longer than wide
+        box = ((faces[best] - windows) / np.tile(side, 2)).astype(np.float32)
         relative = (points[best] - windows[:, None, :2]) / side[:, None]  # (n, 5, 2)
         landmarks = relative.transpose(0, 2, 1).reshape(-1, 10).astype(np.float32)
         box[kind == NEGATIVE] = 0
@@ -103,7 +109,9 @@ def throw(entry: Entry, sampling: Sampling, rng: np.random.Generator, width: int
     return np.rint(np.concatenate(made)) if made else np.empty((0, 4))
 
 
-def around(faces: np.ndarray, small: float, large: float, shift: float, rng: np.random.Generator) -> np.ndarray:
+def around(
+    faces: np.ndarray, small: float, large: float, shift: float, rng: np.random.Generator
+) -> np.ndarray:
     """One window (n, 4) for each face (n, 4): its side and centre drawn in units of the face's longer side."""
     longer = (faces[:, 2:] - faces[:, :2]).max(1)[:, None]
     side = longer * rng.uniform(small, large, (len(faces), 1))
@@ -112,7 +120,11 @@ def around(faces: np.ndarray, small: float, large: float, shift: float, rng: np.
 
 
 def mine(
-    image: np.ndarray, entry: Entry, run: Mapping[str, Network], settings: Settings, sampling: Sampling,
+    image: np.ndarray,
+    entry: Entry,
+    run: Mapping[str, Network],
+    settings: Settings,
+    sampling: Sampling,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """What the networks so far take for faces: windows (n, 4) as the next network will see them."""
@@ -165,8 +177,11 @@ class Pool:
     def draw(self, seed: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices (count,) and kinds (count,) of a batch in the recipe's ratio, the same for the same seed."""
         rng = np.random.default_rng(seed)
-        shares = {kind: share for kind, share in zip(self.members, self.stage.sampling.ratio, strict=True)
-                  if share and len(self.members[kind])}
+        shares = {
+            kind: share
+            for kind, share in zip(self.members, self.stage.sampling.ratio, strict=True)
+            if share and len(self.members[kind])
+        }
         total = sum(shares.values())
         indices, kinds = [], []
         for kind, share in shares.items():
@@ -222,8 +237,12 @@ class TrainSet:
         found, true = torch.cat(boxes).numpy()[judged] + unit, self.held_out.box[indices[judged]] + unit
         overlaps = [iou(f[None], t[None])[0, 0] for f, t in zip(found, true, strict=True)]
         return {
-            "recall_at_1pct": float((positive > np.quantile(negative, 0.99)).mean()) if len(negative) else 0.0,
-            "recall_at_0.1pct": float((positive > np.quantile(negative, 0.999)).mean()) if len(negative) else 0.0,
+            "recall_at_1pct": float((positive > np.quantile(negative, 0.99)).mean())
+            if len(negative)
+            else 0.0,
+            "recall_at_0.1pct": float((positive > np.quantile(negative, 0.999)).mean())
+            if len(negative)
+            else 0.0,
             "box_iou": float(np.mean(overlaps)) if overlaps else 0.0,
         }
 
@@ -233,7 +252,9 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels.float() - 128) / 128
 
 
-def augment(pixels: Tensor, targets: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+def augment(
+    pixels: Tensor, targets: dict[str, Tensor], generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Mirror half of the windows, change brightness, contrast and colour of all, take the colour from some."""
     count = len(pixels)
 
@@ -257,7 +278,12 @@ def augment(pixels: Tensor, targets: dict[str, Tensor], generator: torch.Generat
 
 
 def train_set(
-    name: str, recipe: Recipe, data: Path, samples: Path, run: Mapping[str, Network], fingerprint: str,
+    name: str,
+    recipe: Recipe,
+    data: Path,
+    samples: Path,
+    run: Mapping[str, Network],
+    fingerprint: str,
     progress: Progress | None = None,
 ) -> TrainSet:
     """The windows for network `name`, from a data set in WIDER FACE layout.
@@ -268,7 +294,9 @@ def train_set(
     stage = recipe.stages[name]
     entries = read(data, "train")
     kept_out = [is_held_out(entry, stage.sampling.held_out) for entry in entries]
-    key = json.dumps([asdict(stage.sampling), stage.size, recipe.mining_min_face, fingerprint, fingerprint_of(entries)])
+    key = json.dumps(
+        [asdict(stage.sampling), stage.size, recipe.mining_min_face, fingerprint, fingerprint_of(entries)]
+    )
     folder = samples / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if not (folder / "labels.npz").is_file():
         low = stage.sampling.threshold
@@ -287,7 +315,11 @@ def subset(pool: Pool, mask: np.ndarray) -> Pool:
 
 
 def make_pool(
-    entries: list[Entry], stage: Stage, run: Mapping[str, Network], settings: Settings, folder: Path,
+    entries: list[Entry],
+    stage: Stage,
+    run: Mapping[str, Network],
+    settings: Settings,
+    folder: Path,
     progress: Progress | None,
 ) -> None:
     """Cut and label the windows of all images into a folder. Memory: the images in flight and the labels."""
@@ -312,7 +344,8 @@ def make_pool(
             labels["entry"].append(np.full(len(windows.kind), number))
             if progress:
                 progress(number + 1, len(entries))
-    np.savez(folder / "labels.npz", **{name: np.concatenate(parts) for name, parts in labels.items()})
+    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in labels.items()}
+    np.savez(folder / "labels.npz", **joined)
 
 
 def in_order(work: Callable[[int], Any], items: Iterable[int]) -> Iterator[Any]:

@@ -32,7 +32,11 @@ def loss(outputs: tuple[Tensor, ...], targets: dict[str, Tensor], weights: Weigh
     kind = targets["kind"]
     parts = {
         "face": face_loss(face, kind, weights.hardest, weights.focal),
-        "box": weights.box * mean_over(F.smooth_l1_loss(box, targets["box"], reduction="none", beta=weights.beta).sum(1), (kind == POSITIVE) | (kind == PART)),
+        "box": weights.box
+        * mean_over(
+            F.smooth_l1_loss(box, targets["box"], reduction="none", beta=weights.beta).sum(1),
+            (kind == POSITIVE) | (kind == PART),
+        ),
     }
     if len(outputs) > 2:
         known = ~targets["landmarks"].isnan().any(dim=1)

@@ -31,7 +31,7 @@ def published(layer: nn.Module, channels: int) -> nn.Module:
 
 def with_relu(layer: nn.Module, channels: int) -> nn.Module:
     norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
-    layer.bias = None  # the normalisation's shift takes its place
+    layer.register_parameter("bias", None)  # the normalisation's shift takes its place
     return nn.Sequential(layer, norm(channels), nn.ReLU())
 
 
@@ -133,11 +133,15 @@ def import_weights(source: Path) -> dict[str, dict[str, Tensor]]:
 
 def import_network(path: Path, name: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"{path} is missing: the published weights are pnet.pt, rnet.pt and onet.pt in one folder")
+        raise ValueError(
+            f"{path} is missing: the published weights are pnet.pt, rnet.pt and onet.pt in one folder"
+        )
     try:
         theirs = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler has many ways to refuse
-        raise ValueError(f"{path} is not a plain PyTorch state dict, and nothing else is opened: {error}") from None
+        raise ValueError(
+            f"{path} is not a plain PyTorch state dict, and nothing else is opened: {error}"
+        ) from None
     if not isinstance(theirs, dict) or not all(isinstance(value, Tensor) for value in theirs.values()):
         raise ValueError(f"{path} holds no state dict (names to tensors)")
     renamed, grids = PUBLISHED[name]
@@ -157,7 +161,9 @@ def import_network(path: Path, name: str) -> dict[str, Tensor]:
     expected = build("mtcnn")[name].state_dict()
     wrong = sorted(set(expected) ^ set(ours)) or [k for k in expected if expected[k].shape != ours[k].shape]
     if wrong:
-        raise ValueError(f"{path} does not fit {name} of variant mtcnn: missing, unknown or misshaped {', '.join(wrong)}")
+        raise ValueError(
+            f"{path} does not fit {name} of variant mtcnn: missing, unknown or misshaped {', '.join(wrong)}"
+        )
     # Theirs expects (x - 127.5) / 128, ours gets (x - 128) / 128: the half step goes into the first bias.
     ours["conv1.0.bias"] = ours["conv1.0.bias"] + ours["conv1.0.weight"].sum(dim=(1, 2, 3)) * (0.5 / 128)
     return ours

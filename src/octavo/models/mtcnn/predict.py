@@ -109,10 +109,11 @@ def propose(image: np.ndarray, pnet: Network, settings: Settings) -> np.ndarray:
         if not len(rows):
             continue
         corner = np.stack([columns, rows], axis=1).astype(np.float32) * STRIDE
-        windows = np.concatenate([corner, corner + CELL], axis=1) / scale
+        # Overlaps in whole pixels of the level are exact: two cells 4 pixels apart share .5, not .5000001.
+        windows = np.concatenate([corner, corner + CELL], axis=1)
         scores = margin[rows, columns]
         keep = nms(windows, scores, settings.nms[0])
-        found.append((windows[keep], scores[keep], offsets[0][:, rows[keep], columns[keep]].T))
+        found.append((windows[keep] / scale, scores[keep], offsets[0][:, rows[keep], columns[keep]].T))
     if not found:
         return np.empty((0, 4), np.float32)
     windows, scores, moves = (np.concatenate(parts) for parts in zip(*found, strict=True))

@@ -66,20 +66,36 @@ MTCNN = Recipe(
     stages={
         "pnet": Stage(
             size=12,
-            sampling=Sampling(positives=20, parts=12, negatives=60, mined=0, ratio=(1, 1, 0, 3), repeat=CROWD),
+            sampling=Sampling(
+                positives=20, parts=12, negatives=60, mined=0, ratio=(1, 1, 0, 3), repeat=CROWD
+            ),
             schedule=Schedule(epochs=10, steps=500, batch_size=2048, learning_rate=4e-3),
         ),
         "rnet": Stage(
             size=24,
             sampling=Sampling(
-                positives=12, parts=8, negatives=4, mined=60, ratio=(1, 1, 0, 3), repeat=CROWD, blur=0.3, threshold=0.4
+                positives=12,
+                parts=8,
+                negatives=4,
+                mined=60,
+                ratio=(1, 1, 0, 3),
+                repeat=CROWD,
+                blur=0.3,
+                threshold=0.4,
             ),
             schedule=Schedule(epochs=12, steps=500, batch_size=1024, learning_rate=3e-3),
         ),
         "onet": Stage(
             size=48,
             sampling=Sampling(
-                positives=10, parts=6, negatives=2, mined=40, ratio=(1, 1, 1, 3), repeat=CROWD, blur=0.4, threshold=0.3
+                positives=10,
+                parts=6,
+                negatives=2,
+                mined=40,
+                ratio=(1, 1, 1, 3),
+                repeat=CROWD,
+                blur=0.4,
+                threshold=0.3,
             ),
             schedule=Schedule(epochs=12, steps=500, batch_size=512, learning_rate=2e-3),
             weights=Weights(landmarks=1.0),
