@@ -25,7 +25,7 @@ BASE = {"images", "boxes", "outputs", "folder", "recipe"}
 STEPS = {"data", "train", "quantize", "export", "lower", "run", "evaluate"}
 MAY = {
     "": set(),  # octavo/__init__.py: names are loaded at first use, by importlib
-    "cli": {"verbs", "folder"},
+    "cli": {"verbs", "folder", "recipe"},
     "verbs": {"models"} | STEPS | BASE,
     "models": STEPS | BASE,  # what can be done to every family alike; families are found by name
     "models.*": STEPS | BASE,  # never another family

@@ -469,12 +469,15 @@ def export(
         _one_of(target, verbs.targets(), "--target")
     made, parities = verbs.export(model, out, target=target, images=images or ())
     if json:
-        return _print_json(
-            verbs.row(str(made), made) | {"parity": {k: v.to_dict() for k, v in parities.items()}}
-        )
-    print(f"Exported: {made}")
-    for name, parity in parities.items():
-        print(f"  {name}: {parity}")
+        parity = {name: found.to_dict() for name, found in parities.items()}
+        _print_json(verbs.row(str(made), made) | {"parity": parity})
+    else:
+        print(f"Exported: {made}\nThe files in ONNX Runtime against the networks in torch:")
+        for name, found in parities.items():
+            print(f"{name}: {found}")
+    for name, found in parities.items():
+        if not found.ok:
+            _tell(f"Warning: {name}.onnx computes something else than the network it was made from.")
 
 
 def _one_of(word: str, known: Sequence[str], option: str) -> None:

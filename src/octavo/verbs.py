@@ -354,7 +354,7 @@ def export(
                 0, 256, like.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
             )
             batches = [torch.from_numpy(pixels) for pixels in seen[name]]
-            parities[name] = parity(module, stage / f"{name}.onnx", batches or [noise])
+            parities[name] = parity(module, stage / f"{name}.onnx", batches or [noise], info["preprocessing"])
         folder.write_info(stage, info | folder.provenance())
     return out_path, parities
 
