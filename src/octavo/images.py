@@ -20,6 +20,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,8 +123,10 @@ def _decode(data: bytes, max_pixels: int) -> np.ndarray:
         raise ImageError(f"{kind} file {header.problem}")
     flag = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if kind == "BMP" else cv2.IMREAD_UNCHANGED
     buffer = np.frombuffer(header.data or data, np.uint8)
+    talks = kind in ("TIFF", "BMP")  # TIFF of every private tag; the others need no lock
     try:
-        picture = _imdecode_quietly(buffer, flag) if kind in ("TIFF", "BMP") else cv2.imdecode(buffer, flag)
+        with quiet() if talks else nullcontext():
+            picture = cv2.imdecode(buffer, flag)
     except cv2.error:
         picture = None
     if picture is None:
@@ -135,13 +138,14 @@ _log_lock = threading.Lock()
 _logging = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved the two functions
 
 
-def _imdecode_quietly(buffer: np.ndarray, flag: int) -> np.ndarray | None:
-    """cv2.imdecode, which else reports every private tag of a good TIFF on stderr."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep OpenCV from logging on stderr, where an error will say the same (or nothing is wrong at all)."""
     with _log_lock:  # the level belongs to the whole process
         level = _logging.getLogLevel()
         _logging.setLogLevel(0)
         try:
-            return cv2.imdecode(buffer, flag)
+            yield
         finally:
             _logging.setLogLevel(level)
 

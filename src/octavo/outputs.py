@@ -111,7 +111,8 @@ class Detections:
             )
         picture = cv2.cvtColor(self.draw(image), cv2.COLOR_RGB2BGR)
         try:
-            done, data = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, picture)
+            with images.quiet():
+                done, data = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, picture)
         except cv2.error:
             done = False
         if not done:
@@ -195,14 +196,14 @@ def read_wider(path: str | Path) -> tuple[str, Detections]:
     values = np.zeros((count, 5))
     for row, line in enumerate(rows):
         try:
-            values[row] = [float(value) for value in line.split()]
-            if not (np.isfinite(values[row]).all() and (values[row, 2:4] >= 0).all()):
+            x, y, w, h, score = map(float, line.split())
+            values[row] = x, y, x + w, y + h, score
+            if not np.isfinite(values[row]).all() or w < 0 or h < 0:
                 raise ValueError
         except ValueError:
             raise ValueError(
                 f"{path}: line {row + 3} is {line!r}, expected: x y width height score"
             ) from None
-    values[:, 2:4] += values[:, :2]
     return name, Detections(values[:, :4], values[:, 4], np.zeros(count, np.int64))
 
 

@@ -234,6 +234,7 @@ WIDER_BAD = {
     "fewer than promised": ("a\n2\n1 2 3 4 0.5\n", "promises 2 boxes, 1 lines follow"),
     "more than promised": ("a\n1\n1 2 3 4 0.5\n1 2 3 4 0.5\n", "promises 1 boxes, 2 lines follow"),
     "no score": ("a\n1\n1 2 3 4\n", "line 3 is '1 2 3 4', expected: x y width height score"),
+    "one number": ("a\n1\n7\n", "line 3 is '7'"),
     "text": ("a\n2\n1 2 3 4 .5\n1 2 x 4 .5\n", "line 4 is '1 2 x 4 .5'"),
     "NaN": ("a\n1\n1 2 nan 4 .5\n", "line 3"),
     "negative width": ("a\n1\n1 2 -3 4 .5\n", "line 3"),
@@ -429,9 +430,12 @@ def test_save_on_any_image(image: str, tmp_path: Path) -> None:
         ("out.png", None, "no image to draw on"),
     ],
 )
-def test_save_says_what_is_wrong(name: str, size: tuple[int, int] | None, says: str, tmp_path: Path) -> None:
+def test_save_says_what_is_wrong(
+    name: str, size: tuple[int, int] | None, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "folder.png").mkdir()
     found = Detections([[1, 1, 5, 5]], [0.5], [0], image=size and grey(*size))
     with pytest.raises(ValueError, match=says):
         found.save(tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["folder.png"]
+    assert capfd.readouterr().err == ""
