@@ -1,0 +1,131 @@
+"""Networks as functions of arrays: one file per runtime, found by its name (on_NAME.py).
+
+A network is called with ONE contiguous uint8 array (n, 3, h, w), RGB, raw pixels 0 to 255, and answers with
+float32 arrays in a fixed order, which belong to the caller. Every exported file holds the normalisation, so
+nothing else is done to the pixels here. `open` makes the mapping {network: function} that predict.py takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from octavo import folder as model_folder
+from octavo.folder import FolderError
+
+RUNTIMES = {"openvino": ".onnx", "onnxruntime": ".onnx", "torch": ".pt"}  # in auto's order; what each reads
+
+
+class Network(Protocol):
+    """An open network. `inputs` and `outputs` are the names in the file, in the order of the arrays."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __call__(self, image: np.ndarray, /) -> tuple[np.ndarray, ...]: ...
+
+
+def available() -> list[str]:
+    """The runtimes installed here, best first: those that `open` accepts. Nothing is imported for it."""
+    return [name for name in RUNTIMES if find_spec(name)]
+
+
+def choose(folder: str | PathLike[str], backend: str = "auto") -> str:
+    """The runtime that `open` takes for this folder. ValueError says why a named one cannot be had."""
+    networks = model_folder.read_info(folder)["networks"]
+    has = {
+        suffix: all((Path(folder) / (n + suffix)).is_file() for n in networks) for suffix in (".onnx", ".pt")
+    }
+    if backend == "auto":
+        for name in available():
+            if has[RUNTIMES[name]]:
+                return name
+        if not any(has.values()):
+            raise FolderError(
+                f"{folder} has neither {networks[0]}.onnx nor {networks[0]}.pt: its networks are missing."
+            )
+        backend = "onnxruntime" if has[".onnx"] else "torch"  # the reason follows below
+    if backend not in RUNTIMES:
+        near = model_folder.did_you_mean(backend, RUNTIMES)
+        raise ValueError(f"no backend {backend!r}.{near} There are: auto, {', '.join(RUNTIMES)}.")
+    if backend not in available():
+        extra = {"torch": "octavo[train]", "openvino": "octavo[openvino]"}.get(backend, "octavo")
+        raise ValueError(f"backend {backend} is not installed here: pip install '{extra}'")
+    if not has[RUNTIMES[backend]]:
+        if backend == "torch":
+            raise FolderError(
+                f"{folder} has no .pt files (trained weights): use --backend auto for its .onnx."
+            )
+        raise FolderError(
+            f"{folder} has no .onnx files for {backend}. Export it first: octavo export {folder}"
+        )
+    return backend
+
+
+def open(
+    folder: str | PathLike[str],
+    backend: str = "auto",
+    threads: int = 1,
+    modules: Mapping[str, Any] | None = None,
+) -> dict[str, Network]:
+    """{network: function} of a model folder, in the order of its model.json.
+
+    backend   auto (the first installed of RUNTIMES whose files are there), or a name
+    threads   of each network's calls
+    modules   for torch only: {network: module on normalised float32 pixels}; octavo.load builds them
+    """
+    backend = choose(folder, backend)
+    if threads < 1:
+        raise ValueError(f"threads is a number of threads from 1 up, not {threads}")
+    info = model_folder.read_info(folder)
+    if backend == "torch":
+        if modules is None:
+            raise ValueError("torch runs modules, not files: give modules={network: module}, or octavo.load.")
+        open_module = import_module("octavo.run.on_torch").open_module
+        return {name: open_module(modules[name], info["preprocessing"], threads) for name in info["networks"]}
+    runtime = import_module(f"octavo.run.on_{backend}")
+    return {name: runtime.open_network(Path(folder) / f"{name}.onnx", threads) for name in info["networks"]}
+
+
+def input_error(error: Exception, image: Any, shape: Sequence[Any], path: Path) -> Exception:
+    """What was wrong with the array given to the network of `path`, as a ValueError; else `error` itself.
+
+    shape: of the network's input, numbers where fixed. Called after a failure only, so that the check costs
+    nothing while all is well.
+    """
+    wanted = ", ".join(str(side) if isinstance(side, int) and side > 0 else "any" for side in shape)
+    rule = f"{path.name} takes a contiguous uint8 array ({wanted}) of raw RGB pixels"
+    if not isinstance(image, np.ndarray):
+        return ValueError(f"{rule}, not {type(image).__name__}.")
+    if image.dtype != np.uint8:
+        return ValueError(f"{rule}, not {image.dtype}: do not normalise, the network does.")
+    fits = image.ndim == len(shape) and all(
+        not (isinstance(want, int) and want > 0) or side == want
+        for side, want in zip(image.shape, shape, strict=True)
+    )
+    if not fits:
+        hint = ""
+        if image.ndim == 4 and image.shape[3] == 3:
+            hint = " It looks like (n, h, w, 3): transpose(0, 3, 1, 2) first."
+        elif image.ndim == 3:
+            hint = " The first axis counts images: give image[None]."
+        return ValueError(f"{rule}, not {image.shape}.{hint}")
+    text = str(error).strip().splitlines()
+    return ValueError(
+        f"{path.name} failed on {image.shape}, perhaps too small for it: {text[-1] if text else error}"
+    )
+
+
+def file_error(error: Exception, path: Path, runtime: str) -> Exception:
+    """Why `runtime` could not load the network file, in one line, as a ValueError."""
+    if not Path(path).is_file():
+        return FolderError(f"{path} does not exist.")
+    text = re.sub(r"Exception from \S+:\d+: ", "", " ".join(str(error).split()))  # where in OpenVINO's source
+    return FolderError(f"{runtime} cannot load {path}: {text[:300]}")

@@ -1,0 +1,64 @@
+"""Run a network file with ONNX Runtime on the CPU.
+
+One session per network, made once; a call is `session.run`. What is decided here was measured on MTCNN's
+graphs (one Zen 5 core, ONNX Runtime 1.31):
+
+- arena and memory pattern stay on. Without the arena, shapes that change from call to call take 1.5 to 2
+  times as long and peak higher (page faults); with fixed shapes the difference is noise.
+- I/O binding, new each time or with our own output arrays, gains nothing (.97 to .98).
+- spinning stays on where threads > 1: a pyramid is some 12 short runs of 6 operators, and waking sleeping
+  workers for each costs more than it brings (2 threads against 1: 1.7 times as fast with spinning, 1.0
+  without, .76 with session.force_spinning_stop). With one thread there is no worker to spin.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from octavo.run import file_error, input_error
+
+QUIET = 4  # fatal only: errors are raised as exceptions and would be printed a second time
+
+
+class Session:
+    """One open network: uint8 (n, 3, h, w) -> float32 arrays in the order of `outputs`."""
+
+    __slots__ = ("_names", "_session", "inputs", "outputs", "path")
+
+    def __init__(self, session: Any, path: Path) -> None:
+        self.path = path
+        self.inputs: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
+        self._session, self._names = session, list(self.outputs)
+
+    def __call__(self, image: np.ndarray, /) -> tuple[np.ndarray, ...]:
+        try:
+            return tuple(self._session.run(self._names, {self.inputs[0]: image}))
+        except Exception as error:
+            raise input_error(error, image, self._session.get_inputs()[0].shape, self.path) from error
+
+
+def session_options(threads: int) -> Any:
+    """`threads` work inside an operator, one walks the graph; nothing is printed."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = QUIET
+    return options
+
+
+def open_network(path: Path, threads: int = 1) -> Session:
+    """Load `path` (.onnx). FolderError (a ValueError) for a file that ONNX Runtime cannot load."""
+    import onnxruntime
+
+    try:
+        options = session_options(threads)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise file_error(error, path, "ONNX Runtime") from error
+    return Session(session, Path(path))
