@@ -255,7 +255,7 @@ def _strayed(entry: Entry) -> np.ndarray:
     room = entry.sizes[:, None, None] / 2
     low, high = entry.xyxy[:, None, :2] - room, entry.xyxy[:, None, 2:] + room
     far = (entry.keypoints < low) | (entry.keypoints > high)  # NaN is on neither side
-    return np.any(far.reshape(len(far), -1), axis=1)
+    return np.asarray(far.any(axis=(1, 2)))
 
 
 def _unlisted(folder: Path, listed: set[str]) -> list[str]:

@@ -50,7 +50,7 @@ def write(path: str | Path, entries: dict[str, list[Entry]]) -> None:
     picture = np.concatenate(strips)
     with atomic(path) as temporary:
         quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if Path(path).suffix.lower() != ".png" else []
-        if not cv2.imwrite(str(temporary), picture[:, :, ::-1], quality):
+        if not cv2.imwrite(str(temporary), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality):
             raise OSError(f"{path} could not be written")
 
 

@@ -155,7 +155,7 @@ def _lines(source: Path) -> list[str]:
         text = source.read_text(encoding="utf-8-sig")  # universal newlines: CRLF is fine
     except UnicodeDecodeError as error:
         raise DatasetError(f"{source} is not a text file in UTF-8: {error}") from None
-    return [line.strip() for line in text.split("\n")]
+    return [line.strip() for line in text.rstrip().split("\n")]
 
 
 def _name(text: str, where: str) -> str:
