@@ -262,7 +262,7 @@ def _draw(image: np.ndarray, found: Detections) -> np.ndarray:
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
     order = np.argsort(found.confidence, kind="stable")  # the surest on top
     for row in order:
-        line = int(np.clip(round(sides[row] / 24), 1, max(1, round(2.5 * unit))))
+        line = int(np.clip(round(sides[row] / 28), 1, round(1 + 1.4 * unit)))
         x1, y1, x2, y2 = _fixed(boxes[row])
         if line > 1:  # a dark rim: visible on any ground
             cv2.rectangle(

@@ -507,3 +507,15 @@ def test_real_photographs_read_like_pillow(shared: Path) -> None:
     for path in find([shared / "data" / "coco" / "images" / "val2017"])[:20]:
         difference = np.abs(read(path).astype(int) - by_pillow(path.read_bytes()))
         assert difference.mean() < 0.5, path
+
+
+def test_samples_are_small_and_their_origin_is_told() -> None:
+    folder = Path(images.__file__).parent / "samples"
+    samples = find([folder])
+    assert [path.name for path in samples] == ["astronaut.jpg", "group.jpg", "hopper.jpg"]
+    told = (folder / "README.md").read_text(encoding="utf-8")
+    for path in samples:
+        width, height = read(path).shape[1::-1]
+        assert f"`{path.name}`" in told
+        assert f"({width}x{height})" in told
+        assert path.stat().st_size <= 120_000
