@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -26,10 +27,12 @@ from octavo.recipe import to_dict
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
+    from torch import nn
 
     from octavo.data.check import Report
     from octavo.export import Parity
     from octavo.outputs import Detections
+    from octavo.recipe import Network as NetworkShape
 
 PathLike = str | Path
 Progress = Callable[[int, int], None]  # done, of how many
@@ -198,7 +201,6 @@ def train(
     fabric goes to train.make_fabric. The folder is a model, and is returned, once all networks are trained.
     """
     torch = _need_torch()
-    from octavo.run.on_torch import open_module
     from octavo.train import Hooks
 
     family, chosen = family_of(variant), recipe(variant, changes)
@@ -210,7 +212,7 @@ def train(
     torch.manual_seed(chosen.stages[stages[0]].schedule.seed)
     modules = part(family, "net").build(variant)
     folder.write_json(Path(out) / "recipe.json", {"variant": variant} | to_dict(chosen))
-    threads = torch.get_num_threads()
+    networks = part(family, "recipe").NETWORKS
     train_stages(
         family,
         modules,
@@ -218,7 +220,7 @@ def train(
         Path(data),
         Path(out),
         stages,
-        lambda module: open_module(module, PREPROCESSING, threads),
+        lambda name, module: _in_runtime(module, networks[name], PREPROCESSING),
         lambda name: Hooks(partial(progress, name) if progress else None),
         lambda name: (lambda done, total: progress(name, done, total, {})) if progress else None,
         **fabric,
@@ -244,6 +246,30 @@ def _float_info(variant: str, networks: list[str], recipe: Any, data: str) -> di
     } | folder.provenance()
 
 
+def _in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[str, Any]) -> Network:
+    """A float module as a function of pixels, through a temporary export.
+
+    Mining and calibration show a network images of every size: ONNX Runtime runs P-Net over such a pyramid in
+    a quarter to a tenth of eager torch's time, which compiles its kernels anew for every shape.
+    """
+    import torch
+
+    from octavo.export import export as write
+    from octavo.run.on_onnxruntime import open_network
+
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "network.onnx"
+        write(
+            module,
+            path,
+            torch.zeros(like.shape),
+            dynamic=like.free,
+            outputs=like.outputs,
+            preprocessing=preprocessing,
+        )
+        return open_network(path, 1)
+
+
 def quantize(
     model: PathLike,
     data: PathLike,
@@ -263,7 +289,6 @@ def quantize(
     """
     torch = _need_torch()
     from octavo.quantize import Scheme, calibrate, prepare
-    from octavo.run.on_torch import open_module
 
     path = folder.find(model)
     info = folder.read_info(path)
@@ -276,8 +301,10 @@ def quantize(
     settings = part(info["family"], "predict").Settings.of(info["settings"])
     batches = part(info["family"], "data").calibration_batches
     offset, scale = info["preprocessing"]["offset"], info["preprocessing"]["scale"]
-    threads = torch.get_num_threads()
-    floats = {name: open_module(module, info["preprocessing"], threads) for name, module in modules.items()}
+    networks = part(info["family"], "recipe").NETWORKS
+    floats = {
+        name: _in_runtime(module, networks[name], info["preprocessing"]) for name, module in modules.items()
+    }
     out_path = Path(out or Path("runs") / f"{path.name}-int8")
     calibrations = {}
     with folder.staged(out_path) as stage:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from octavo.train import Hooks
 
 FOLDER = Path(__file__).parent
-AsFunction = Callable[["nn.Module"], Callable[..., Any]]
+AsFunction = Callable[[str, "nn.Module"], Callable[..., Any]]
 
 
 def families() -> list[str]:
@@ -92,7 +92,7 @@ def train_stages(
     """Train the named networks of a family in order, each on what the ones before it let through.
 
     A network that is not among the stages is read from folder/NAME.pt. folder gets NAME.pt for each, the
-    samples, checkpoints and logs. as_function turns a module into a function of pixels (octavo.run), hooks
+    samples, checkpoints and logs. as_function turns a named module into a function of pixels (octavo.run), hooks
     and making give the callbacks that watch a network's training and its sample making.
     """
     import torch
@@ -132,6 +132,6 @@ def train_stages(
                 )
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         module.cpu().eval()
-        run[name] = as_function(module)
+        run[name] = as_function(name, module)
         fingerprint += hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return dict(modules)
