@@ -81,9 +81,10 @@ class OutputParity:
     """One output, torch against ONNX Runtime, over all batches."""
 
     name: str
-    largest_difference: float  # absolute, in the output's units
     equal: float  # share of the elements that are equal in every bit
     equal_rounded: float  # the same after rounding both to 255 steps over the output's range
+    largest_difference: float  # absolute, in the output's units
+    largest_steps: float  # the same in those steps
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Parity:
 
     outputs: tuple[OutputParity, ...]
     images: int
-    verdict: str  # "bit for bit", "rounding" (float summation order) or "different"
+    verdict: str  # "bit for bit", "within rounding" (float sums in another order, a step here and there), "different"
 
     @property
     def ok(self) -> bool:
@@ -105,8 +106,8 @@ class Parity:
         lines = [f"{self.verdict} on {self.images} images"]
         for o in self.outputs:
             lines.append(
-                f"  {o.name}: {o.equal:.4%} equal ({o.equal_rounded:.4%} to 8 bits), "
-                f"largest difference {o.largest_difference:.3g}"
+                f"  {o.name}: {o.equal:.4%} equal, {o.equal_rounded:.4%} to 8 bits, "
+                f"largest difference {o.largest_difference:.3g} ({o.largest_steps:.2g} steps of 8 bits)"
             )
         return "\n".join(lines)
 
@@ -149,10 +150,11 @@ def parity(
     if not pairs:
         raise ValueError("parity needs at least one batch of images")
     outputs = tuple(_compare(name, list(pair)) for name, pair in zip(session.outputs, zip(*pairs)))
-    # Float kernels add in another order: relative errors of some 1e-6 of the range, never a step of 8 bits.
+    # Float kernels add in another order, which can tip a value to the next integer of a grid inside the network.
+    # ONNX Runtime also rounds float biases (target tensorrt) to int32 by itself.
     exact = all(o.equal == 1 for o in outputs)
-    near = all(o.equal_rounded > 0.999 for o in outputs)
-    return Parity(outputs, images, "bit for bit" if exact else "rounding" if near else "different")
+    near = all(o.largest_steps <= 4 for o in outputs)
+    return Parity(outputs, images, "bit for bit" if exact else "within rounding" if near else "different")
 
 
 def _compare(name: str, pairs: list[tuple[Tensor, Tensor]]) -> OutputParity:
@@ -160,9 +162,10 @@ def _compare(name: str, pairs: list[tuple[Tensor, Tensor]]) -> OutputParity:
     step = (ours.max() - ours.min()).clamp(min=1e-12) / 255
     return OutputParity(
         name,
-        float((ours - theirs).abs().max()),
         float((ours == theirs).double().mean()),
         float(((ours / step).round() == (theirs / step).round()).double().mean()),
+        float((ours - theirs).abs().max()),
+        float((ours - theirs).abs().max() / step),
     )
 
 
@@ -291,6 +294,7 @@ def _quantized(module: QuantModel, target: str | None, preprocessing: Mapping[st
             # A moved value lies on its grid already; the runtimes' matchers want to see it said.
             with model.graph.inserting_after(node):
                 call = model.graph.call_module(grid_before(node), (node,))
+            call.meta.update(role="grid", kind="FakeQuant", name=call.name)
             node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
     model.graph.eliminate_dead_code()
     model.recompile()

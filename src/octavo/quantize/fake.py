@@ -99,11 +99,19 @@ class FakeQuant(nn.Module):
         self.zero_point.copy_(zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mode in ("observe", "adapt") and not self.fixed:
+        if self.mode in ("observe", "adapt"):
             self.observe(x)
         return self.fake_quantize(x) if self.active else x
 
     def observe(self, x: Tensor) -> None:
+        if self.fixed:
+            low, high = self.range()
+            if x.min() < low - self.scale / 2 or x.max() > high + self.scale / 2:
+                raise ValueError(
+                    f"the input {self.name} reaches from {x.min():g} to {x.max():g}, but the scheme's input_range is "
+                    f"{low:g} to {high:g}: normalise the images first"
+                )
+            return
         if self.observer is None and self.mode == "adapt":
             self.observer = observe.make("moving_average", self.grid)
             if self.ready:
@@ -209,7 +217,8 @@ class QuantLayer(nn.Module):
         q_x = torch.round(x / before.scale)  # already less its zero-point
         q_w = self.weight_grid.steps(self.weight)
         q_b = None if self.bias is None else torch.round(self.bias / step)
-        largest = q_w.abs().flatten(1).sum(1).max() * (before.grid.high - before.grid.low)
+        largest = q_w.abs().transpose(0, self.weight_grid.axis).flatten(1).sum(1).max()
+        largest = largest * (before.grid.high - before.grid.low)
         if largest + (0 if q_b is None else q_b.abs().max()) >= EXACT:
             q_x, q_w, q_b = q_x.double(), q_w.double(), None if q_b is None else q_b.double()
         with torch.autocast(x.device.type, enabled=False):

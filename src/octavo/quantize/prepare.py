@@ -60,9 +60,9 @@ KINDS: dict[str, dict[str, tuple[Any, ...]]] = {
         + ("reshape", "view", "squeeze", "unsqueeze", "contiguous", "expand"),
         "Transpose": (torch.permute, torch.transpose, "permute", "transpose"),
         "Split": (torch.split, torch.chunk, "split", "chunk", operator.getitem),
-        "Upsample": (nn.UpsamplingNearest2d,),
+        "Upsample nearest": (nn.UpsamplingNearest2d,),
         "PixelShuffle": (nn.PixelShuffle, nn.PixelUnshuffle, F.pixel_shuffle, F.pixel_unshuffle),
-        "ZeroPad": (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d),  # zero is on every grid
+        "ZeroPad": (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, F.pad),  # zero is on every grid
         "Identity": (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, F.dropout),
     },
     "join": {"Concat": (torch.cat, torch.concat)},
@@ -82,7 +82,7 @@ KINDS: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 ROLES = {key: (role, name) for role, kinds in KINDS.items() for name, keys in kinds.items() for key in keys}
 TWO_OPERANDS = ("Add", "Mul", "MatMul")
-FUSED = ("ReLU",)  # rounding commutes with these: they cost an integer kernel nothing
+FUSED = ("ReLU", "ReLU6")  # clipping commutes with rounding: it costs an integer kernel nothing
 
 
 class TraceError(ValueError):
@@ -116,7 +116,6 @@ def prepare(module: nn.Module, scheme: Scheme) -> nn.Module:
     for node in list(model.graph.nodes):
         if _is_quantized(node, scheme):
             _replace_layer(model, scheme, node)
-    _explain(model, scheme)
     model.graph.lint()
     model.recompile()
     return model.eval()
@@ -238,23 +237,32 @@ def _assign_roles(model: fx.GraphModule) -> None:
         elif role != "size" and not _values(node):  # arithmetic on sizes
             role, kind = "size", "Size"
         elif kind == "Upsample" and _is_nearest(node, model):
-            role = "move"
+            role, kind = "move", "Upsample nearest"
         elif key is getattr and node.args[1] not in ("shape", "ndim", "dtype", "device"):
             role = "other"
-        elif kind in TWO_OPERANDS and (len(_values(node)) < 2 or node.kwargs):
+        elif key is operator.getitem and _values(node)[0].meta["role"] == "other":
+            role = "other"  # one of several results of something unknown
+        elif key is F.pad and (node.kwargs.get("mode", "constant") != "constant" or node.kwargs.get("value")):
+            role = "other"
+        elif kind in TWO_OPERANDS and (len(_operands(node)) < 2 or node.kwargs):
             role = "other"  # x + 1: integer kernels want both operands on grids
         node.meta.update(role=role, kind=kind, name=node.target if node.op == "call_module" else node.name)
 
 
 def _is_nearest(node: fx.Node, model: fx.GraphModule) -> bool:
     if node.op == "call_module":
-        return getattr(model.get_submodule(str(node.target)), "mode", "") == "nearest"
-    return (list(node.args[3:4]) or [node.kwargs.get("mode", "nearest")])[0] == "nearest"
+        return getattr(model.get_submodule(str(node.target)), "mode", "").startswith("nearest")
+    mode = node.args[3] if len(node.args) > 3 else node.kwargs.get("mode", "nearest")
+    return str(mode).startswith("nearest")
 
 
 def _values(node: fx.Node) -> list[fx.Node]:
     """The tensors that a node reads, constants and sizes left out."""
     return [n for n in node.all_input_nodes if n.meta["role"] not in ("size", "constant")]
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    return [n for n in node.args[:2] if isinstance(n, fx.Node) and n in _values(node)]
 
 
 def _is_quantized(node: fx.Node, scheme: Scheme) -> bool:
@@ -359,7 +367,9 @@ def _quant_layer(layer: nn.Module, name: str, scheme: Scheme) -> QuantLayer:
         else:
             rows = layer.weight.numel() // grid.group
     weight_grid = FakeQuant(grid, f"{name}.weight", rows=rows, axis=axis)
-    return QuantLayer(layer, weight_grid, scheme.integer_bias and not transposed and grid.granularity != "group")
+    # One int32 scale per output channel must exist.
+    integer_bias = scheme.integer_bias and grid.granularity != "group" and not (transposed and layer.groups > 1)
+    return QuantLayer(layer, weight_grid, integer_bias)
 
 
 def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -384,40 +394,59 @@ def grid_after(node: fx.Node) -> str | None:
 
 # ---- explain
 
-
-def _explain(model: fx.GraphModule, scheme: Scheme) -> None:
-    """node.meta["how"]: "integer", or "float: why"."""
-    for node in model.graph.nodes:
-        node.meta["how"] = _how(node, scheme)
+# What ONNX Runtime 1.31 computes in integers between two grids, besides layers; measured (tests/unit/test_export.py).
+CPU_KERNELS = ("MaxPool", "Flatten", "Reshape", "Transpose", "Split", "Concat", "Add", "Mul", "MatMul", "AvgPool")
+CPU_KERNELS += ("Sigmoid", "LeakyReLU", "Upsample nearest", "Identity")
 
 
-def _how(node: fx.Node, scheme: Scheme) -> str:
+def how(node: fx.Node, model: fx.GraphModule) -> str:
+    """What a node will compute in on the scheme's target: "integer", "fused", or "float: why"."""
+    scheme: Scheme = model.meta["scheme"]
     role, kind, name = node.meta["role"], node.meta["kind"], node.meta["name"]
-    on_grid = bool(_values(node)) and all(grid_before(value) for value in _values(node))
+    values = _values(node)
     if scheme.skips(name):
         return "float: skipped by the scheme"
-    if scheme.activation is None:
-        return "integer weights" if role == "layer" else "float"
     if role == "layer":
-        if node.meta["after"]:
-            return "integer"
-        if kind == "Linear" or scheme.target != "cpu":
+        return _how_layer(node, model, scheme)
+    if role == "other":
+        why = "one operand is a constant" if kind in TWO_OPERANDS else "not a kind known here"
+        return f"float: {'no layer before it to fold into' if kind.startswith('BatchNorm') else why}"
+    if role not in ("activation", "move", "join", "arithmetic"):
+        return ""
+    if role == "activation" and kind in FUSED and values[0].meta["role"] in ("layer", "arithmetic"):
+        return "fused" if grid_after(node) else "float"
+    if not all(grid_before(value) for value in values):
+        return "float"
+    if role in ("activation", "arithmetic") and not grid_after(node):
+        return "float: no grid behind it"
+    if scheme.target == "cpu" and kind not in CPU_KERNELS:
+        return f"float: ONNX Runtime has no integer {kind}"
+    return "integer"
+
+
+def _how_layer(node: fx.Node, model: fx.GraphModule, scheme: Scheme) -> str:
+    layer = model.get_submodule(str(node.target))
+    assert isinstance(layer, QuantLayer)
+    after = node.meta["after"]
+    if node.meta["before"] is None:
+        return "float, from integer weights"
+    if scheme.target != "cpu":
+        return "integer" if after else "integer, float output"
+    kind, user = node.meta["kind"], next(iter(node.users))
+    if kind.startswith("ConvTranspose"):
+        return f"float: ONNX Runtime has no integer {kind}"
+    if getattr(layer.layer, "padding_mode", "zeros") != "zeros":
+        return "float: padding other than zeros is a layer of its own"
+    if after is None:
+        if kind == "Linear":
             return "integer, float output"
-        user = next(iter(node.users))
-        if user.meta["role"] == "activation":
-            return f"float on ONNX Runtime: {user.meta['kind']} comes before the grid"
-        return "float on ONNX Runtime: its output has no grid"
-    if role == "activation":
-        return "fused" if _values(node)[0].meta["role"] == "layer" and kind in FUSED else "float"
-    if role in ("move", "join"):
-        return "integer" if on_grid else "float"
-    if role == "arithmetic":
-        return "integer" if on_grid and grid_after(node) else "float: feeds only outputs"
-    if kind in TWO_OPERANDS:
-        return "float: one operand is a constant"
-    if kind.startswith("BatchNorm"):
-        return "float: no layer before it to fold into"
-    return "float: unknown kind" if role == "other" else ""
+        why = f"{user.meta['kind']} before the grid" if user.meta["role"] == "activation" else "no grid behind it"
+        return f"float: {why}"
+    grid = model.get_submodule(after)
+    assert isinstance(grid, FakeQuant)
+    if user.meta["role"] == "activation" and grid.ready and int(grid.zero_point) != grid.grid.low:
+        return "float: a ReLU disappears only before a grid that starts at zero"
+    return "integer"
 
 
 def describe(model: nn.Module) -> str:
@@ -443,7 +472,7 @@ def _row(node: fx.Node, model: fx.GraphModule) -> tuple[str, ...] | None:
         columns[0] = str(quantizer.grid) + (" (fixed)" if quantizer.fixed else "")
         ready = quantizer.ready
         columns[1:] = [f"{float(quantizer.scale):.6g}", str(int(quantizer.zero_point))] if ready else ["?", "?"]
-    return (node.meta["name"], node.meta["kind"], weight, *columns, node.meta["how"])
+    return (node.meta["name"], node.meta["kind"], weight, *columns, how(node, model))
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:

@@ -54,8 +54,8 @@ class Grid:
         return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
     def __str__(self) -> str:
-        kind = f"{'s' if self.signed else 'u'}{self.bits}"
-        return f"{kind} {'symmetric' if self.symmetric else 'affine'} per {self.granularity}"
+        shared = "" if self.granularity == "tensor" else f" per {self.granularity}"
+        return f"{'s' if self.signed else 'u'}{self.bits}{'' if self.symmetric else ' affine'}{shared}"
 
 
 @dataclass(frozen=True)
