@@ -125,7 +125,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
@@ -133,6 +133,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "
     console = Console(highlight=False)
     if not console.is_terminal:  # nobody's window limits a file
         console.width = 200
+    if title:
+        print(title)
     console.print(table)
 
 

@@ -159,8 +159,9 @@ def provenance(command: str | None = None) -> dict[str, str | None]:
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`, with its suffix: renamed to it on success, removed on failure.
+    """A temporary path near `path`, of the same name: renamed to it on success, removed on failure.
 
+    The name is the same, in a hidden folder beside the target, because some formats store it in the file.
     Missing parent folders are made. A link is followed; a device or pipe is written directly.
     """
     target = Path(os.path.realpath(path))
@@ -170,14 +171,21 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield target
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}{target.suffix}")
+    stage = _part(target.parent)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:  # the name must not reach the disk before the content
+        yield stage / target.name
+        with (stage / target.name).open("rb+") as file:  # the name must not reach the disk before the content
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:  # nothing there after a success
-        temporary.unlink(missing_ok=True)
+        os.replace(stage / target.name, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _part(parent: Path) -> Path:
+    """A new hidden folder for what is not finished."""
+    made = parent / f".{secrets.token_hex(4)}.part"
+    made.mkdir()
+    return made
 
 
 @contextmanager
@@ -193,8 +201,7 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
         raise FolderError(f"{target} is a file; a model is written into a folder.")
     existed = target.exists()
     target.mkdir(parents=True, exist_ok=True)
-    stage = target / f".{secrets.token_hex(4)}.part"
-    stage.mkdir()
+    stage = _part(target)
     try:
         yield stage
         for path in sorted(stage.iterdir(), key=lambda p: p.name == "model.json"):

@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ from octavo.recipe import to_dict
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
     from torch import nn
 
     from octavo.data.check import Report
@@ -247,7 +247,7 @@ def _float_info(variant: str, networks: list[str], recipe: Any, data: str) -> di
 
 
 def _in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[str, Any]) -> Network:
-    """A float module as a function of pixels, through a temporary export.
+    """A float module as a function of pixels, through a temporary export at the first call.
 
     Mining and calibration show a network images of every size: ONNX Runtime runs P-Net over such a pyramid in
     a quarter to a tenth of eager torch's time, which compiles its kernels anew for every shape.
@@ -257,17 +257,28 @@ def _in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[st
     from octavo.export import export as write
     from octavo.run.on_onnxruntime import open_network
 
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "network.onnx"
-        write(
-            module,
-            path,
-            torch.zeros(like.shape),
-            dynamic=like.free,
-            outputs=like.outputs,
-            preprocessing=preprocessing,
-        )
-        return open_network(path, 1)
+    lock = threading.Lock()  # samples are made in several threads
+
+    @cache
+    def opened() -> Network:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "network.onnx"
+            write(
+                module,
+                path,
+                torch.zeros(like.shape),
+                dynamic=like.free,
+                outputs=like.outputs,
+                preprocessing=preprocessing,
+            )
+            return open_network(path, 1)
+
+    def call(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        with lock:
+            network = opened()
+        return network(pixels)
+
+    return call
 
 
 def quantize(
