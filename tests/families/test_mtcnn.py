@@ -117,7 +117,7 @@ def reference_cascade(image: np.ndarray, weights: dict, settings: Settings) -> l
     height, width = image.shape[:2]
     proposals, scale, level = [], 12 / settings.min_face, image
     while min(height, width) * scale >= 12:
-        w, h = int(np.ceil(width * scale)), int(np.ceil(height * scale))
+        w, h = 2 * int(np.ceil(width * scale / 2)), 2 * int(np.ceil(height * scale / 2))
         if (w, h) != (level.shape[1], level.shape[0]):
             how = cv2.INTER_AREA if w < 0.6 * level.shape[1] else cv2.INTER_LINEAR
             level = cv2.resize(level, (w, h), interpolation=how)

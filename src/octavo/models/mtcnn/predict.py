@@ -151,15 +151,16 @@ def decide(
 def pyramid(image: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, np.ndarray]]:
     """Levels (h, w, 3) on which faces from min_face up are 12 pixels, and their scales.
 
-    A scale is (4,): level over image, for x, y, x, y, exact although sizes are whole pixels. Each level is
-    made from the one before, which costs a third of resizing the image for each. An image in which not even
-    one 12 pixel cell fits has no level.
+    A scale is (4,): level over image, for x, y, x, y, exact although sizes are whole pixels. Sides are even,
+    so that P-Net's first layers can be computed for four pixels at once (octavo.lower). Each level is made
+    from the one before, which costs a third of resizing the image for each. An image in which not even one
+    12 pixel cell fits has no level.
     """
     height, width = image.shape[:2]
     levels: list[tuple[np.ndarray, np.ndarray]] = []
     scale, level = CELL / settings.min_face, image
     while min(height, width) * scale >= CELL:
-        size = (ceil(width * scale), ceil(height * scale))
+        size = (2 * ceil(width * scale / 2), 2 * ceil(height * scale / 2))
         if size != (level.shape[1], level.shape[0]):
             shrinks = size[0] < 0.6 * level.shape[1]
             level = cv2.resize(level, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
