@@ -142,7 +142,7 @@ def as_predictions(case: Case) -> dict[str, np.ndarray]:
     return {f"event/{i}": np.array(rows, float).reshape(-1, 5) for i, rows in enumerate(case.predictions)}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_same_as_the_plain_implementation(case: Case) -> None:
     result = measure(as_predictions(case), as_truth(case))
