@@ -67,8 +67,10 @@ def names() -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean X?' where one of the known words is near, else '' (difflib's ratio, 0.6 or more)."""
-    near = difflib.get_close_matches(word.lower(), list(known), n=2)
+    """' Did you mean X?' where a known word is near (difflib's ratio, 0.6 or more) or begins so, else ''."""
+    known = list(known)
+    near = difflib.get_close_matches(word.lower(), known, n=2)
+    near = near or [name for name in known if word and name.startswith(word.lower())][:2]
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 

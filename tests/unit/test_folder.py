@@ -232,4 +232,6 @@ def test_provenance_is_a_part_of_model_json(tmp_path: Path) -> None:
 
 def test_did_you_mean() -> None:
     assert folder.did_you_mean("Predcit", ["predict", "evaluate"]) == " Did you mean predict?"
+    assert folder.did_you_mean("onnx", ["openvino", "onnxruntime"]) == " Did you mean onnxruntime?"
+    assert folder.did_you_mean("", ["predict"]) == ""
     assert folder.did_you_mean("zzz", ["predict", "evaluate"]) == ""
