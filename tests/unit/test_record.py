@@ -94,6 +94,11 @@ def test_table(tmp_path: Path) -> None:
     )
     assert table(path).startswith("| model | data | split | easy | faces | note |\n")
     assert len(table(path, key=["date", "model", "easy"]).splitlines()) == 2 + 3
+    assert table(path, ["model", "easy"], where={"note": "y"}).splitlines()[2:] == ["| b | 0.988 |"]
+    assert table(path, ["model", "easy"], where={"note": "x"}).splitlines()[2:] == ["| b | 0.500 |"]
+    assert len(table(path, where={"note": "nowhere"}).splitlines()) == 2
+    with pytest.raises(RecordError, match="has no column backend"):
+        table(path, where={"backend": "torch"})
     with pytest.raises(RecordError, match="has no column hard; it has date, commit"):
         table(path, columns=["hard"])
 

@@ -100,25 +100,33 @@ def read(path: str | Path) -> list[dict[str, str]]:
     return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
 
 
+def last(
+    rows: Sequence[dict[str, str]], key: Sequence[str], where: Mapping[str, str] | None = None
+) -> list[dict[str, str]]:
+    """The last row for each `key` of those with the {column: text} of `where`, in the order of appearance."""
+    wanted = dict(where or {}).items()
+    return list({tuple(row[name] for name in key): row for row in rows if wanted <= row.items()}.values())
+
+
 def table(
     path: str | Path,
     columns: Sequence[str] | None = None,
     key: Sequence[str] = ("model", "data", "split"),
     digits: int = 3,
+    where: Mapping[str, str] | None = None,
 ) -> str:
     """The file as a Markdown table: the last row for each `key`, in the order of first appearance.
 
     columns: which, in this order; by default the key and all metrics. Numbers with a fraction are rounded
-    to `digits` places and right-aligned.
+    to `digits` places and right-aligned. where: only rows with these {column: text}.
     """
     rows = read(path)
     have = list(rows[0]) if rows else list(ORIGIN)
     columns = list(columns) if columns is not None else [*key, *have[len(ORIGIN) :]]
-    unknown = [name for name in [*columns, *key] if name not in have]
+    unknown = [name for name in [*columns, *key, *(where or {})] if name not in have]
     if unknown:
         raise RecordError(f"{path} has no column {', '.join(unknown)}; it has {', '.join(have)}")
-    last = {tuple(row[name] for name in key): row for row in rows}
-    cells = [[_shown(row[name], digits) for name in columns] for row in last.values()]
+    cells = [[_shown(row[name], digits) for name in columns] for row in last(rows, key, where)]
     right = [
         bool(cells) and all(_is_number(line[i]) or not line[i] for line in cells) for i in range(len(columns))
     ]

@@ -1,0 +1,73 @@
+"""What the benchmarks share: where rows go, which are there already, what identifies a model, AP of chosen images.
+
+Every row names the command as it was typed from the repository's root. A measurement whose key is in the file
+already is not made again (--again makes it): a stopped benchmark is started once more and goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from octavo import verbs
+from octavo.data.widerface import Entry
+from octavo.evaluate import events, landmarks, record
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+# What the published network was run with in the third-party evaluations (FACTS.md, section 1): low, so that AP
+# sees the whole curve, and the smallest face that the data set asks for.
+SETTINGS: dict[str, Any] = {"min_face": 12, "thresholds": (0.5, 0.5, 0.3), "confidence": 0.02}
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file [results]")
+    made.add_argument("--again", action="store_true", help="measure what is in the file already once more")
+    return made
+
+
+def command() -> str:
+    """The running benchmark as typed."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def there(path: Path, **key: Any) -> bool:
+    """A row with these values is in the file."""
+    if not path.is_file():
+        return False
+    wanted = {name: str(value) for name, value in key.items()}
+    return any(wanted.items() <= row.items() for row in record.read(path))
+
+
+def weights(folder: Path) -> str:
+    """12 hexadecimal digits that change with a model's networks: of the .onnx files, else of the .pt files."""
+    files = sorted(folder.glob("*.onnx")) or sorted(folder.glob("*.pt"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def said(values: Iterable[float]) -> str:
+    """(.5, .5, .3) -> "0.5 0.5 0.3", one cell of a row."""
+    return " ".join(f"{value:g}" for value in values)
+
+
+def plain(event: str) -> str:
+    """ "0--Crowd" -> "Crowd"."""
+    return event.partition("--")[2] or event
+
+
+def ap(model: verbs.Model, entries: list[Entry], **settings: Any) -> dict[str, float]:
+    """AP of each event and "all", and "NME", on these images."""
+    found = {e.name: replace(model(e.path, **settings), image=None) for e in entries}
+    by_event = {plain(event): value for event, value in events.by_event(entries, found).items()}
+    return by_event | {"NME": landmarks.nme(entries, found)["all"]}
