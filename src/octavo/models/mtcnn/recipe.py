@@ -60,7 +60,7 @@ class Recipe:
     float_layers: tuple[str, ...] = ()  # patterns of layers that stay in float when quantized
 
 
-CROWD = {"0--Crowd": 4}
+CROWD = {"0--Crowd": 3}
 
 MTCNN = Recipe(
     stages={
@@ -69,7 +69,7 @@ MTCNN = Recipe(
             sampling=Sampling(
                 positives=20, parts=12, negatives=60, mined=0, ratio=(1, 1, 0, 3), repeat=CROWD
             ),
-            schedule=Schedule(epochs=10, steps=500, batch_size=2048, learning_rate=4e-3),
+            schedule=Schedule(epochs=16, steps=500, batch_size=2048, learning_rate=4e-3),
         ),
         "rnet": Stage(
             size=24,
@@ -81,9 +81,9 @@ MTCNN = Recipe(
                 ratio=(1, 1, 0, 3),
                 repeat=CROWD,
                 blur=0.3,
-                threshold=0.4,
+                threshold=0.3,
             ),
-            schedule=Schedule(epochs=12, steps=500, batch_size=1024, learning_rate=3e-3),
+            schedule=Schedule(epochs=10, steps=500, batch_size=1024, learning_rate=3e-3),
         ),
         "onet": Stage(
             size=48,
