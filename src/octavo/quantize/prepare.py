@@ -60,7 +60,7 @@ KINDS: dict[str, dict[str, tuple[Any, ...]]] = {
         + ("reshape", "view", "squeeze", "unsqueeze", "contiguous", "expand"),
         "Transpose": (torch.permute, torch.transpose, "permute", "transpose"),
         "Split": (torch.split, torch.chunk, "split", "chunk", operator.getitem),
-        "Upsample nearest": (nn.UpsamplingNearest2d,),
+        "Upsample": (nn.UpsamplingNearest2d,),
         "PixelShuffle": (nn.PixelShuffle, nn.PixelUnshuffle, F.pixel_shuffle, F.pixel_unshuffle),
         "ZeroPad": (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, F.pad),  # zero is on every grid
         "Identity": (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, F.dropout),
@@ -237,7 +237,7 @@ def _assign_roles(model: fx.GraphModule) -> None:
         elif role != "size" and not _values(node):  # arithmetic on sizes
             role, kind = "size", "Size"
         elif kind == "Upsample" and _is_nearest(node, model):
-            role, kind = "move", "Upsample nearest"
+            role = "move"
         elif key is getattr and node.args[1] not in ("shape", "ndim", "dtype", "device"):
             role = "other"
         elif key is operator.getitem and _values(node)[0].meta["role"] == "other":
@@ -396,7 +396,7 @@ def grid_after(node: fx.Node) -> str | None:
 
 # What ONNX Runtime 1.31 computes in integers between two grids, besides layers; measured (tests/unit/test_export.py).
 CPU_KERNELS = ("MaxPool", "Flatten", "Reshape", "Transpose", "Split", "Concat", "Add", "Mul", "MatMul", "AvgPool")
-CPU_KERNELS += ("Sigmoid", "LeakyReLU", "Upsample nearest", "Identity")
+CPU_KERNELS += ("Sigmoid", "LeakyReLU", "Upsample", "Identity")
 
 
 def how(node: fx.Node, model: fx.GraphModule) -> str:
@@ -419,7 +419,7 @@ def how(node: fx.Node, model: fx.GraphModule) -> str:
         return "float"
     if role in ("activation", "arithmetic") and not grid_after(node):
         return "float: no grid behind it"
-    if scheme.target == "cpu" and kind not in CPU_KERNELS:
+    if scheme.target == "cpu" and (kind not in CPU_KERNELS or (kind == "Upsample" and role != "move")):
         return f"float: ONNX Runtime has no integer {kind}"
     return "integer"
 
