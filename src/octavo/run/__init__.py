@@ -91,7 +91,16 @@ def open(
         open_module = import_module("octavo.run.on_torch").open_module
         return {name: open_module(modules[name], info["preprocessing"], threads) for name in info["networks"]}
     runtime = import_module(f"octavo.run.on_{backend}")
-    return {name: runtime.open_network(Path(folder) / f"{name}.onnx", threads) for name in info["networks"]}
+    return {name: runtime.open_network(file_for(folder, name, backend), threads) for name in info["networks"]}
+
+
+def file_for(folder: str | PathLike[str], network: str, backend: str) -> Path:
+    """The file a backend runs: NETWORK.BACKEND.onnx where export wrote a form made for it, else NETWORK.onnx.
+
+    What makes one runtime fast can make another slow (FACTS section 4, docs of octavo.lower).
+    """
+    own = Path(folder) / f"{network}.{backend}.onnx"
+    return own if own.is_file() else Path(folder) / f"{network}.onnx"
 
 
 def input_error(error: Exception, image: Any, shape: Sequence[Any], path: Path) -> Exception:
