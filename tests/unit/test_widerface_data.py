@@ -200,6 +200,14 @@ def test_equal_boxes_take_their_landmarks_in_order(root: Path) -> None:
     assert read(root, "val")[0].keypoints[:, 2, 0].tolist() == [22.5, 23.5]
 
 
+def test_a_box_must_be_equal_in_all_numbers(root: Path) -> None:
+    annotate(root, "0--A/one.jpg\n2\n10 20 60 60 0 0 0 0 0 0\n10 20 30 40 0 0 0 0 0 0\n")
+    mark(root, f"# 0--A/one.jpg\n10 20 30 40 {KNOWN} 1\n")
+    points = read(root, "val")[0].keypoints
+    assert np.isnan(points[0]).all()
+    assert points[1, 2, 0] == 22.5
+
+
 def test_landmarks_of_no_face_are_reported(root: Path) -> None:
     mark(
         root,

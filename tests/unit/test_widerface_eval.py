@@ -340,6 +340,13 @@ def test_odd_predictions(
         assert evaluate(predictions, mats) == result.ap
 
 
+def test_sorting_keeps_the_order_of_equal_scores(mats: Path, predictions: Path) -> None:
+    rows = [[i, 0, 5, 5, score] for i, score in enumerate([0.1] + [0.5] * 40)]
+    write(predictions, "0--A/two", rows)
+    ordered, _ = widerface.read_predictions(predictions, ["0--A/apj.pgj", "0--A/two"])
+    assert ordered[1][:, 0].tolist() == [*range(1, 41), 0]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
