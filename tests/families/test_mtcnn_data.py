@@ -59,6 +59,15 @@ def test_kind_by_overlap(window: list[int], kind: int | None) -> None:
     assert made.kind.tolist() == ([] if kind is None else [kind])
 
 
+def test_a_narrow_face_has_positives_too() -> None:
+    """A 30x60 face at the left border: no square reaches IoU .65, the best one is a positive all the same."""
+    face = np.array([[0, 20, 30, 80]], float)
+    side = np.sqrt(30 * 60)
+    best = np.array([[0, 50 - side / 2, side, 50 + side / 2]])
+    assert iou(best, face)[0, 0] == pytest.approx(np.sqrt(0.5) / (2 - np.sqrt(0.5)), abs=1e-6)
+    assert label(best, entry([face[0].tolist()], [False]), SAMPLING).kind.tolist() == [POSITIVE]
+
+
 def test_nothing_is_learned_from_invalid_faces() -> None:
     windows = np.array([[30, 30, 70, 70], [35, 35, 50, 50], [150, 150, 190, 190]], float)
     made = label(windows, entry([FACE], [True]), SAMPLING)
@@ -122,7 +131,9 @@ def test_hard_examples_by_sorting() -> None:
     judged = [i for i in range(10) if kind[i] in (0, 1)]
     each = sorted((float(F.cross_entropy(face[i : i + 1], kind[i : i + 1])) for i in judged), reverse=True)
     hardest = each[: int(len(each) * 0.7)]
-    assert float(face_loss(face, kind, 0.7, 0.0)) == pytest.approx(sum(hardest) / len(hardest), rel=1e-5)
+    assert float(face_loss(face, kind, Weights(hardest=0.7))) == pytest.approx(
+        sum(hardest) / len(hardest), rel=1e-5
+    )
 
 
 def test_part_and_landmark_faces_teach_no_class_and_unknown_points_nothing() -> None:

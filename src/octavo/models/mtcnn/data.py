@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from octavo import images
-from octavo.boxes import crop_resize, iom, iou, square
+from octavo.boxes import area, crop_resize, iom, iou, square
 from octavo.data.widerface import Entry, read
 from octavo.folder import staged
 
@@ -64,7 +64,7 @@ def label(windows: np.ndarray, entry: Entry, sampling: Sampling) -> Windows:
     best = np.zeros(len(windows), np.int64)
     usable = np.ones(len(windows), bool)
     if len(faces):
-        overlap = iou(windows, faces)
+        overlap = iou(windows, faces) / reachable(faces)
         best, top = overlap.argmax(1), overlap.max(1)
         kind[top >= sampling.part_iou] = PART
         kind[top >= sampling.positive_iou] = POSITIVE
@@ -85,6 +85,19 @@ def label(windows: np.ndarray, entry: Entry, sampling: Sampling) -> Windows:
     return Windows(windows.astype(np.float32), kind, box, landmarks)
 
 
+def reachable(faces: np.ndarray) -> np.ndarray:
+    """What a square window can reach of a face (n, 4), as a share of what it can of a 3:4 face, at most 1.
+
+    A square of side a about a box of sides 1 and r overlaps it most, sqrt(r) / (2 - sqrt(r)), at a = sqrt(r).
+    For 3:4, a usual face, that is .76; a face cut by the border, at 1:2, stops at .55 and would never be a
+    positive at .65. IoU is divided by this share before it is held against the limits.
+    """
+    sides = faces[:, 2:] - faces[:, :2]
+    root = np.sqrt(sides.min(1) / sides.max(1))
+    usual = np.sqrt(0.75)
+    return np.minimum(1, root / (2 - root) * (2 - usual) / usual)
+
+
 def throw(entry: Entry, sampling: Sampling, rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """Square windows (n, 4) in whole pixels: around each face, inside and about it, and anywhere."""
     faces = entry.xyxy[~entry.invalid]
@@ -95,10 +108,10 @@ def throw(entry: Entry, sampling: Sampling, rng: np.random.Generator, width: int
         # Sides and shifts in units of the face: tight for positives, loose for parts, far off for the
         # negatives that a detector fires on: an eye and a cheek, a head with its shoulders.
         for count, small, large, shift in (
-            (sampling.positives * repeat, 0.75, 1.15, 0.15),
-            (sampling.parts * repeat, 0.6, 1.4, 0.4),
-            (sampling.parts * repeat // 2, 0.25, 0.6, 0.5),
-            (sampling.parts * repeat // 4, 1.4, 2.5, 0.8),
+            (sampling.positives * repeat, 0.85, 1.3, 0.17),
+            (sampling.parts * repeat, 0.7, 1.6, 0.45),
+            (sampling.parts * repeat // 2, 0.3, 0.7, 0.6),
+            (sampling.parts * repeat // 4, 1.6, 2.8, 0.9),
         ):
             made.append(around(np.repeat(faces, count, axis=0), small, large, shift, rng))
     count = sampling.negatives * repeat
@@ -112,10 +125,10 @@ def throw(entry: Entry, sampling: Sampling, rng: np.random.Generator, width: int
 def around(
     faces: np.ndarray, small: float, large: float, shift: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """One window (n, 4) for each face (n, 4): its side and centre drawn in units of the face's longer side."""
-    longer = (faces[:, 2:] - faces[:, :2]).max(1)[:, None]
-    side = longer * rng.uniform(small, large, (len(faces), 1))
-    centre = (faces[:, :2] + faces[:, 2:]) / 2 + longer * rng.uniform(-shift, shift, (len(faces), 2))
+    """One window (n, 4) for each face (n, 4): side and centre drawn in units of the face's mean side."""
+    unit = np.sqrt(area(faces))[:, None]  # geometric mean: the side of the square that overlaps it most
+    side = unit * rng.uniform(small, large, (len(faces), 1))
+    centre = (faces[:, :2] + faces[:, 2:]) / 2 + unit * rng.uniform(-shift, shift, (len(faces), 2))
     return np.concatenate([centre - side / 2, centre + side / 2], axis=1)
 
 

@@ -31,7 +31,7 @@ def loss(outputs: tuple[Tensor, ...], targets: dict[str, Tensor], weights: Weigh
     face, box = outputs[0].flatten(1), outputs[1].flatten(1)
     kind = targets["kind"]
     parts = {
-        "face": face_loss(face, kind, weights.hardest, weights.focal),
+        "face": face_loss(face, kind, weights),
         "box": weights.box
         * mean_over(
             F.smooth_l1_loss(box, targets["box"], reduction="none", beta=weights.beta).sum(1),
@@ -46,15 +46,17 @@ def loss(outputs: tuple[Tensor, ...], targets: dict[str, Tensor], weights: Weigh
     return parts
 
 
-def face_loss(face: Tensor, kind: Tensor, hardest: float, focal: float) -> Tensor:
+def face_loss(face: Tensor, kind: Tensor, weights: Weights) -> Tensor:
     """Cross-entropy over the hardest share of positives and negatives; times (1 - p)^focal where focal > 0."""
-    judged = (kind == POSITIVE) | (kind == NEGATIVE)
-    losses = F.cross_entropy(face.float(), (kind == POSITIVE).long(), reduction="none")
-    if focal:
-        losses = losses * (1 - torch.exp(-losses)) ** focal
+    positive = kind == POSITIVE
+    judged = positive | (kind == NEGATIVE)
+    losses = F.cross_entropy(face.float(), positive.long(), reduction="none")
+    if weights.focal:
+        losses = losses * (1 - torch.exp(-losses)) ** weights.focal
+    losses = torch.where(positive, losses * weights.positive, losses)
     # Part and landmark faces have no class: they must not be among the hardest.
     losses = torch.where(judged, losses, losses.new_full((), -1.0))
-    count = (judged.sum() * hardest).long().clamp(min=1)
+    count = (judged.sum() * weights.hardest).long().clamp(min=1)
     ranked = losses.sort(descending=True).values
     counted = torch.arange(len(ranked), device=ranked.device) < count
     return (ranked.clamp(min=0) * counted).sum() / count

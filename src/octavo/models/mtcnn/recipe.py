@@ -40,6 +40,8 @@ class Weights:
     box: float = 0.5
     landmarks: float = 0.5
     hardest: float = 0.7
+    # A face that P- or R-Net drops is lost for good, a false alarm is O-Net's to find: their positives count more.
+    positive: float = 1.0
     focal: float = 0.0  # exponent of the focal loss, 0: plain cross-entropy
     beta: float = 0.05  # where smooth L1 turns from square to straight, in window sides
 
@@ -69,7 +71,8 @@ MTCNN = Recipe(
             sampling=Sampling(
                 positives=20, parts=12, negatives=60, mined=0, ratio=(1, 1, 0, 3), repeat=CROWD
             ),
-            schedule=Schedule(epochs=16, steps=500, batch_size=2048, learning_rate=4e-3),
+            schedule=Schedule(epochs=9, steps=500, batch_size=2048, learning_rate=4e-3),
+            weights=Weights(positive=1.5),
         ),
         "rnet": Stage(
             size=24,
@@ -83,7 +86,8 @@ MTCNN = Recipe(
                 blur=0.3,
                 threshold=0.3,
             ),
-            schedule=Schedule(epochs=10, steps=500, batch_size=1024, learning_rate=3e-3),
+            schedule=Schedule(epochs=7, steps=500, batch_size=1024, learning_rate=3e-3),
+            weights=Weights(positive=3.0),
         ),
         "onet": Stage(
             size=48,
@@ -97,7 +101,7 @@ MTCNN = Recipe(
                 blur=0.4,
                 threshold=0.3,
             ),
-            schedule=Schedule(epochs=12, steps=500, batch_size=512, learning_rate=2e-3),
+            schedule=Schedule(epochs=9, steps=500, batch_size=512, learning_rate=2e-3),
             weights=Weights(landmarks=1.0),
         ),
     },
