@@ -106,7 +106,7 @@ class FakeQuant(nn.Module):
     def observe(self, x: Tensor) -> None:
         if self.fixed:
             low, high = self.range()
-            if x.min() < low - self.scale / 2 or x.max() > high + self.scale / 2:
+            if not (x.min() >= low - self.scale / 2 and x.max() <= high + self.scale / 2):  # NaN is neither
                 raise ValueError(
                     f"the input {self.name} reaches from {x.min():g} to {x.max():g}, but the scheme's input_range is "
                     f"{low:g} to {high:g}: normalise the images first"

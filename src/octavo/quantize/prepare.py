@@ -285,9 +285,10 @@ def _groups(model: fx.GraphModule, scheme: Scheme) -> list[list[fx.Node]]:
     for node in reversed(model.graph.nodes):
         role = node.meta["role"]
         if _is_quantized(node, scheme):
-            if scheme.quantize_outputs and node not in reach:
+            if scheme.quantize_outputs and node not in reach and node.meta["kind"] != "Linear":
                 user = next(iter(node.users), node)
                 wanted.append(user if len(node.users) == 1 and user.meta["kind"] in FUSED else node)
+                wanted[-1].meta["head"] = True
             wanted += _values(node)[:1]
             reach |= set(_values(node)[:1])
         elif node in reach and role in ("activation", "move", "join", "arithmetic"):
@@ -317,6 +318,8 @@ def _insert_grid(model: fx.GraphModule, scheme: Scheme, group: list[fx.Node]) ->
     assert grid is not None
     name = f"{first.name}_grid"
     quantizer = FakeQuant(grid, first.meta["name"], scheme.calibrator, scheme.calibrator_options)
+    if first.meta.get("head"):  # the highest scores are the best finds: clip none of them
+        quantizer.calibrator, quantizer.options = "max", {}
     if first.meta["role"] == "input" and len(group) == 1 and scheme.input_range is not None:
         _fix(quantizer, scheme.input_range)
     model.add_submodule(name, quantizer)
