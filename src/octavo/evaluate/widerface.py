@@ -112,7 +112,8 @@ def match(predictions: Sequence[np.ndarray], faces: Sequence[np.ndarray]) -> Mat
     """Give every prediction the face it looks at.
 
     predictions: per image (n, 5) float64, x1 y1 x2 y2 score, by descending score.
-    faces: per image (m, 4), x1 y1 x2 y2. Images without faces are left out (but see normalisation).
+    faces: per image (m, 4), x1 y1 x2 y2. Images without faces are left out (their scores
+    still count in the normalisation).
     """
     images = [
         i for i, (rows, boxes) in enumerate(zip(predictions, faces, strict=True)) if len(rows) and len(boxes)
