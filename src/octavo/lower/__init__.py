@@ -1,0 +1,62 @@
+"""Exact rewrites of exported graphs that make integers fast in a runtime: the same sums, in another shape.
+
+What makes one runtime fast makes another slow, so each has its own list, chosen by measurement
+(benchmarks/lowering.py -> results/lowering.csv). An exported NAME.onnx is right everywhere; beside it stands
+NAME.RUNTIME.onnx where rewrites pay, which octavo.run prefers.
+
+    model, done = lower("pnet.onnx", "onnxruntime", multiple=2)
+    write("pnet.onnx", "onnxruntime", multiple=2)          pnet.onnxruntime.onnx beside it, see files.py
+
+Rewrites find their pattern by operators and shapes, in Q/DQ graphs as octavo.export writes them for target cpu.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+# Times as fast as without, on MTCNN's networks (one thread, Zen 5, results/lowering.csv); in this order.
+# OpenVINO: its own kernels take 3 channels, and it carries out every Transpose: .3 to .9 times as fast.
+REWRITES: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("pad", "phases", "columns", "heads"),
+    "openvino": (),
+}
+
+
+def lower(model: Any, runtime: str = "onnxruntime", multiple: int = 1) -> tuple[Any, list[str]]:
+    """The model (onnx.ModelProto or a path) in the form that is fastest in a runtime, and what was done to it.
+
+    multiple: what free heights and widths are multiples of; some rewrites need even ones. The list is empty,
+    and the model as it was, where nothing fits. Needs the onnx package; ValueError says so.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise ValueError("lowering needs the onnx package: pip install 'octavo[train]'") from None
+    from octavo.lower.graph import Graph
+
+    if runtime not in REWRITES:
+        raise ValueError(f"no rewrites are known for {runtime!r}; there are: {', '.join(REWRITES)}")
+    if isinstance(model, (str, PathLike)):
+        model = onnx.load(str(model))
+    graph, done = Graph(model), []
+    for name in REWRITES[runtime]:
+        if said := import_module(f"octavo.lower.{name}").apply(graph, multiple):
+            done.append(said)
+    if not done:
+        return model, []
+    lowered = graph.finish()
+    onnx.checker.check_model(lowered)
+    return lowered, done
+
+
+def write(path: str | PathLike[str], runtime: str = "onnxruntime", multiple: int = 1) -> list[str]:
+    """Write NAME.RUNTIME.onnx beside NAME.onnx where something can be done; what was done."""
+    from octavo.lower import files
+
+    lowered, done = lower(path, runtime, multiple)
+    if done:
+        files.write(lowered, Path(path), runtime)
+    return done

@@ -1,0 +1,122 @@
+"""Blocks of pixels as channels: what a convolution's weights become.
+
+An image whose pixels are gathered in blocks of b_y x b_x has b_y · b_x times the channels and as many pixels
+less. A convolution of stride s computes, at the outputs s·(phase + b/s·i) that fall into block i,
+
+    y[b/s · i + phase] = sum_k w[k] · x[b·i + s·phase + k - p]          (one axis; p: padding before)
+
+The pixel r = s·phase + k - p lies in block i + floor(r / b), at place r mod b in it. So this is a convolution
+of stride 1 over blocks: weight w[k] of phase `phase` goes to the tap floor(r / b) and to the channels of
+place r mod b, all other weights are 0; each phase has its own output channels. The sums are the same
+integers, in fewer and wider channels, which is what integer kernels are fast at.
+
+Channels: in (y in the block, x in the block, channel), out (phase y, phase x, channel). Zero padding stays
+zero padding, of whole blocks. Where the number of outputs is no multiple of the phases, the last are left
+out, as a pool of this size without ceil_mode does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from octavo.lower.graph import Graph, Grid, Layer, Window, window
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the convolution over blocks. `complete`: no output is left out."""
+
+    low: int  # the first block that is read, 0 or less
+    taps: int
+    before: int  # padding, blocks
+    after: int
+    phases: int
+    complete: bool
+
+
+def axis(view: Window, which: int, block: int) -> Axis | None:
+    """Axis 0 (height) or 1 (width) of a window over blocks of this many pixels; sides are multiples of it.
+
+    None where a stride does not fit into the block, or no padding gives the right number of outputs.
+    """
+    kernel, stride = view.kernel[which], view.stride[which]
+    before, after = view.before[which], view.after[which]
+    if block % stride:
+        return None
+    phases = block // stride
+    low = -before // block
+    high = (stride * (phases - 1) + kernel - 1 - before) // block
+    # With a side of m blocks the convolution has m·phases + more outputs.
+    more = (before + after - kernel) // stride + 1
+    missing = more // phases + high  # padding behind
+    if missing < 0 or low > 0:
+        return None
+    return Axis(low, high - low + 1, -low, missing, phases, more % phases == 0)
+
+
+def fold(weight: np.ndarray, view: Window, blocks: tuple[int, int], axes: tuple[Axis, Axis]) -> np.ndarray:
+    """(out, in, k_y, k_x) -> (phases · out, b_y · b_x · in, taps_y, taps_x), as the text above says."""
+    out, channels = weight.shape[:2]
+    (down, across), (high, wide) = axes, blocks
+    folded = np.zeros(
+        (down.phases, across.phases, out, high, wide, channels, down.taps, across.taps), weight.dtype
+    )
+    phases = product(range(down.phases), range(across.phases))
+    for (py, px), ky, kx in product(phases, range(view.kernel[0]), range(view.kernel[1])):
+        y = view.stride[0] * py + ky - view.before[0]
+        x = view.stride[1] * px + kx - view.before[1]
+        tap = y // high - down.low, x // wide - across.low
+        folded[py, px, :, y % high, x % wide, :, tap[0], tap[1]] = weight[:, :, ky, kx]
+    return folded.reshape(-1, high * wide * channels, down.taps, across.taps)
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The first convolution, on uint8 pixels: image -> DequantizeLinear -> Conv -> [Relu] -> grid."""
+
+    image: str
+    pixels: Any  # the DequantizeLinear
+    layer: Layer
+    window: Window
+    grid: Grid
+
+
+def stem(graph: Graph) -> Stem | None:
+    """Where it is the image's only reader and has 1 to 4 channels: wider ones are fast as they are."""
+    for image in graph.inputs:
+        pixels = graph.only_reader(image, "DequantizeLinear")
+        conv = pixels and graph.only_reader(pixels.output[0], "Conv")
+        layer = conv and graph.layer(conv)
+        if not layer or layer.weight.shape[1] > 4:
+            continue
+        wide, grid = window(layer), graph.grid(layer.node.output[0], "Relu")
+        if wide and grid:
+            return Stem(image, pixels, layer, wide, grid)
+    return None
+
+
+def fits(side: int | str, block: int, multiple: int) -> bool:
+    """Whether a side of the image, a number or free but a multiple of `multiple`, is a multiple of the block."""
+    return (side if isinstance(side, int) else multiple) % block == 0
+
+
+def add_folded(
+    graph: Graph, found: Stem, blocked: str, blocks: tuple[int, int], axes: tuple[Axis, Axis]
+) -> str:
+    """The stem over the image in blocks (uint8), up to the end of its grid; the name of that value."""
+    layer, phases = found.layer, axes[0].phases * axes[1].phases
+    x = graph.add("DequantizeLinear", blocked, *found.pixels.input[1:])
+    x = graph.add_layer(
+        "Conv",
+        x,
+        fold(layer.weight, found.window, blocks, axes),
+        np.tile(layer.scale, phases),
+        None if layer.bias is None else np.tile(layer.bias, phases),
+        np.tile(layer.step, phases),
+        pads=[axes[0].before, axes[1].before, axes[0].after, axes[1].after],
+    )
+    return graph.add_grid(x, found.grid)

@@ -1,0 +1,53 @@
+"""NAME.RUNTIME.onnx beside NAME.onnx: weights that are the same are stored once.
+
+Most weights stay as they were. Where the bytes of a constant occur in NAME.onnx, the lowered file refers to
+them as ONNX external data: location "NAME.onnx" (a file in the same folder), offset and length. Only int8 and
+uint8, whose place in the file needs no alignment, and only what is longer than the reference.
+
+A lowered file holds in its metadata the SHA-256 of the NAME.onnx it belongs to; octavo.run checks it, so that
+one without the other is an error and not a wrong answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from octavo.folder import atomic
+
+SHORTEST = 128  # bytes; a reference takes about 60
+BELONGS_TO = "octavo.belongs_to"  # the metadata's key
+
+
+def write(model: Any, plain: Path, runtime: str) -> Path:
+    """Write the lowered `model` of the file `plain`; the path."""
+    path = plain.with_suffix(f".{runtime}.onnx")
+    stored = plain.read_bytes()
+    refer(model, plain.name, stored)
+    del model.metadata_props[:]
+    model.metadata_props.add(key=BELONGS_TO, value=digest(stored))
+    with atomic(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
+def digest(stored: bytes) -> str:
+    return hashlib.sha256(stored).hexdigest()
+
+
+def refer(model: Any, name: str, stored: bytes) -> None:
+    """Replace constants whose bytes are in `stored`, the file called `name`, by references."""
+    from onnx import TensorProto
+
+    for constant in model.graph.initializer:
+        data = constant.raw_data
+        if constant.data_type not in (TensorProto.INT8, TensorProto.UINT8) or len(data) < SHORTEST:
+            continue
+        offset = stored.find(data)
+        if offset < 0:
+            continue
+        constant.ClearField("raw_data")
+        constant.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", name), ("offset", offset), ("length", len(data))):
+            constant.external_data.add(key=key, value=str(value))

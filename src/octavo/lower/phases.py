@@ -1,0 +1,76 @@
+"""The first convolution over blocks of 2x2 pixels, and the pool behind it as a maximum over phases.
+
+    SpaceToDepth(2) on the bytes of the image: 3 channels become 12
+    conv 3x3, 3 -> C           becomes conv 2x2, 12 -> 4C, one C for each place in the block (see blocks.py)
+    MaxPool 2x2, stride 2      of such a block of outputs is the maximum of its four phases
+
+The maximum is a MaxPool of its own: in NHWC order (n, h, w, 4C) and (n, h, 4w, C) are the same bytes, and of
+the latter four neighbours of a row are pooled. Transposes and Reshapes around it cost nothing in ONNX Runtime,
+which keeps integers in NHWC order; sizes stay free. A stride of 2 needs no pool: it has one phase.
+
+Tried and slower: Split and Max (no integer kernel), ReduceMax, DepthToSpace and MaxPool, the four phases as
+one 4x4 convolution of stride 2, or as four convolutions, or as a batch of four shifted images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from octavo.lower.blocks import Axis, Stem, add_folded, axis, fits, stem
+from octavo.lower.graph import Graph, Grid, attributes
+
+BLOCK = 2
+
+
+def apply(graph: Graph, multiple: int) -> str | None:
+    """Rewrite the graph where it fits; a line about it, or None. Free sides are multiples of `multiple`."""
+    found = stem(graph)
+    if found is None or len(graph.shape(found.image)) != 4:
+        return None
+    if not all(fits(side, BLOCK, multiple) for side in graph.shape(found.image)[2:]):
+        return None
+    down, across = (axis(found.window, which, BLOCK) for which in (0, 1))
+    if down is None or across is None or down.phases != across.phases:
+        return None
+    pool = _pool(graph, found, (down, across)) if down.phases > 1 else None
+    if down.phases > 1 and pool is None:
+        return None
+    blocked = graph.add("SpaceToDepth", found.image, blocksize=BLOCK)
+    x = add_folded(graph, found, blocked, (BLOCK, BLOCK), (down, across))
+    end = found.grid.output
+    if pool:
+        x, end = _maximum(graph, x, found.layer.outputs, pool), pool.output
+    graph.redirect(end, x)
+    taps, channels = f"{down.taps}x{across.taps}", found.layer.weight.shape[1] * BLOCK**2
+    kernel = "x".join(str(side) for side in found.window.kernel)
+    return f"stem {kernel} as {taps} on {channels} channels of 2x2 pixels{', pool over its phases' if pool else ''}"
+
+
+def _pool(graph: Graph, found: Stem, axes: tuple[Axis, Axis]) -> Grid | None:
+    """The 2x2 pool behind the stem's grid with the same grid behind it."""
+    pool = graph.only_reader(found.grid.output, "MaxPool")
+    if pool is None or not _is_2x2(pool):
+        return None
+    if attributes(pool).get("ceil_mode") and not all(a.complete for a in axes):
+        return None  # it would also pool what is left at the edge
+    behind = graph.grid(found.grid.output, "MaxPool")
+    return behind if behind and graph.same_grid(behind, found.grid) else None
+
+
+def _is_2x2(pool: Any) -> bool:
+    given = attributes(pool)
+    if len(pool.output) > 1 or given.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return False
+    plain = not any(given.get("pads", [])) and all(d == 1 for d in given.get("dilations", []))
+    return plain and given["kernel_shape"] == [2, 2] and given.get("strides") == [2, 2]
+
+
+def _maximum(graph: Graph, x: str, channels: int, pool: Grid) -> str:
+    """(n, 4C, h, w) -> (n, C, h, w), with the pool's grid behind it."""
+    x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+    x = graph.add("Reshape", x, graph.constant(np.array([0, 0, -1, channels])))
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+    x = graph.add("MaxPool", x, kernel_shape=[1, BLOCK**2], strides=[1, BLOCK**2])
+    return graph.add_grid(x, Grid(pool.nodes[1:], pool.scale, pool.zero_point))
