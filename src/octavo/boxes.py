@@ -83,8 +83,10 @@ def crop_resize(image: np.ndarray, xyxy: np.ndarray, size: int, fill: int = 128)
     """Cut boxes out of an image and resize them to size x size.
 
     image (h, w, 3) uint8; xyxy (n, 4), rounded to whole pixels (at least one), may leave the image: what
-    lies outside has the value `fill`. Shrinking averages areas, growing interpolates.
-    Returns (n, size, size, 3) uint8.
+    lies outside has the value `fill`. Returns (n, size, size, 3) uint8.
+
+    Bilinear; from twice the size up first to twice the size, then halved, so that each pixel averages 16 of
+    the box. Exact areas (INTER_AREA) cost up to ten times as much and detect no better (LOG.md).
     """
     height, width = image.shape[:2]
     out = np.empty((len(xyxy), size, size, 3), np.uint8)
@@ -99,8 +101,7 @@ def crop_resize(image: np.ndarray, xyxy: np.ndarray, size: int, fill: int = 128)
             left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
             if left < right and top < bottom:
                 patch[top - y1 : bottom - y1, left - x1 : right - x1] = image[top:bottom, left:right]
-        shrinks = x2 - x1 > size or y2 - y1 > size
-        cv2.resize(
-            patch, (size, size), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        if max(x2 - x1, y2 - y1) > 2 * size:
+            patch = cv2.resize(patch, (2 * size, 2 * size))
+        cv2.resize(patch, (size, size), dst=target)  # halving by bilinear is the mean of four
     return out

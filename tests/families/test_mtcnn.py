@@ -111,8 +111,9 @@ def reference_cascade(image: np.ndarray, weights: dict, settings: Settings) -> l
         margin = 2 * max(x2 - x1, 12) + abs(min(x1, y1, 0))
         padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=128)
         cut = padded[y1 + margin : y2 + margin, x1 + margin : x2 + margin]
-        how = cv2.INTER_AREA if cut.shape[0] > size else cv2.INTER_LINEAR
-        return torch.from_numpy(cv2.resize(cut, (size, size), interpolation=how)).permute(2, 0, 1)[None]
+        if max(cut.shape[:2]) > 2 * size:
+            cut = cv2.resize(cut, (2 * size, 2 * size))
+        return torch.from_numpy(cv2.resize(cut, (size, size))).permute(2, 0, 1)[None]
 
     height, width = image.shape[:2]
     proposals, scale, level = [], 12 / settings.min_face, image

@@ -85,7 +85,8 @@ def test_crop_is_the_pixels_and_outside_is_fill() -> None:
 
 
 def test_crop_of_an_area_averages() -> None:
+    """Four to one: 2x2 means of 2x2 means, each rounded once, so at most one level off the mean of the 16."""
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     made = boxes.crop_resize(image, np.array([[0, 0, 40, 40]]), 10)[0]
     exact = image.reshape(10, 4, 10, 4, 3).mean((1, 3))
-    assert np.abs(made - exact).max() <= 0.51
+    assert np.abs(made - exact).max() <= 1
