@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -84,7 +85,7 @@ class Layer:
 
     precision      of its input: u8, i8, f32
     computes       it multiplies and adds: conv, linear, recurrent
-    multiply_adds  as executed, padded channels included; None where unknown
+    multiply_adds  for the input given; None where unknown
     ms             median of some runs
     """
 
@@ -297,7 +298,9 @@ def _files(model: Candidate) -> list[Path]:
     """The files the networks were loaded from; state dicts for torch, whose networks have no file."""
     paths = [getattr(network, "path", None) for network in model.run.values()]
     if all(paths):
-        return [path for path in paths if path]
+        found = [path for path in paths if path]
+        # A form made for one runtime has its weights in the plain file.
+        return found + [plain for path in found if (plain := model_folder.plain_of(path))]
     return list(model_folder.files(model.folder, ".pt").values())
 
 
@@ -375,51 +378,72 @@ def _integers(model: Candidate, run: Mapping[str, Timed]) -> Share | None:
 
 
 def _onnxruntime_layers(path: Path, image: np.ndarray, runs: int) -> list[Layer]:
-    import onnxruntime
-
-    from octavo.run.on_onnxruntime import session_options
-
-    def profile(prefix: str, count: int, packed: bool) -> dict[str, list[dict[str, Any]]]:
-        options = session_options(threads=1)
-        options.enable_profiling, options.profile_file_prefix = True, prefix
-        if not packed:  # packed weights are gone from the profile's list of shapes
-            options.add_session_config_entry("session.disable_prepacking", "1")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for _ in range(count):
-            session.run(None, {session.get_inputs()[0].name: image})
-        nodes: dict[str, list[dict[str, Any]]] = {}
-        for event in json.loads(Path(session.end_profiling()).read_text()):
-            name = event["name"].removesuffix("_kernel_time")
-            if event.get("cat") == "Node" and name != event["name"]:
-                nodes.setdefault(name, []).append(event)
-        return nodes
-
     with tempfile.TemporaryDirectory() as temporary:
-        timed = profile(f"{temporary}/timed", runs, packed=True)
-        shaped = profile(f"{temporary}/shaped", 1, packed=False)
+        timed = _profile(path, image, f"{temporary}/timed", runs)
+        plain = _profile(path, image, f"{temporary}/plain", 1, plain=True)
+    work = {name: _multiply_adds(args["op_name"], args) for name, (args, _) in plain.items()}
+    # A float conv in ONNX Runtime's blocked layout has a new name and padded channels: it is known by its rows
+    # and columns. Two of the same size (the heads) may change places, their sum is right.
+    blocked: dict[tuple[int, ...], list[str]] = {}
+    kept = {re.sub(r"_token_\d+$", "", name) for name in timed}
+    for name, (args, _) in plain.items():
+        if "Conv" in args["op_name"] and name not in kept:
+            blocked.setdefault(_place(args), []).append(name)
     table = []
-    for name, events in timed.items():
-        op = events[0]["args"]["op_name"]
+    for name, (args, durations) in timed.items():
+        op, precision = (
+            args["op_name"],
+            next(iter(args["input_type_shape"][0]), "") if args["input_type_shape"] else "",
+        )
+        known = re.sub(r"_token_\d+$", "", name)
+        if known not in work and "Conv" in op and blocked.get(_place(args)):
+            known = blocked[_place(args)].pop(0)
         computes = op in FLOAT_OPS or op in INTEGER_OPS
-        first = events[0]["args"]["input_type_shape"]
         table.append(
             Layer(
                 name=name,
                 op=op,
-                precision={"uint8": "u8", "int8": "i8", "float": "f32"}.get(_type(first), _type(first)),
+                precision={"uint8": "u8", "int8": "i8", "float": "f32"}.get(precision, precision),
                 computes=computes,
                 integer=op in INTEGER_OPS,
-                multiply_adds=_multiply_adds(op, shaped[name][0]["args"])
-                if computes and name in shaped
-                else None,
-                ms=float(np.median([event["dur"] for event in events])) / 1e3,
+                multiply_adds=work.get(known) if computes else None,
+                ms=float(np.median(durations)) / 1e3,
             )
         )
     return table
 
 
-def _type(inputs: list[dict[str, list[int]]]) -> str:
-    return next(iter(inputs[0])) if inputs else ""
+def _profile(
+    path: Path, image: np.ndarray, prefix: str, runs: int, plain: bool = False
+) -> dict[str, tuple[dict[str, Any], list[float]]]:
+    """{node: (what ONNX Runtime's profile tells of it, microseconds of each run)}, in the order of execution.
+
+    plain: without the last optimizations and the packing of weights, which hide shapes (slower, same integers).
+    """
+    import onnxruntime
+
+    from octavo.run.on_onnxruntime import session_options
+
+    options = session_options(threads=1)
+    options.enable_profiling, options.profile_file_prefix = True, prefix
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for _ in range(runs):
+        session.run(None, {session.get_inputs()[0].name: image})
+    nodes: dict[str, tuple[dict[str, Any], list[float]]] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        name = event["name"].removesuffix("_kernel_time")
+        if event.get("cat") == "Node" and name != event["name"]:
+            nodes.setdefault(name, (event["args"], []))[1].append(event["dur"])
+    return nodes
+
+
+def _place(args: Mapping[str, Any]) -> tuple[int, ...]:
+    """(n, h, w) of a conv's output in NCHW."""
+    n, _, *sides = next(iter(args["output_type_shape"][0].values()))
+    return (n, *sides)
 
 
 def _multiply_adds(op: str, args: Mapping[str, Any]) -> int | None:
