@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -261,7 +259,13 @@ print(json.dumps([1, 2]))
     assert fresh(monkeypatch, script, tmp_path) == b.Memory(1, 2)
 
 
-def test_the_fresh_script_compiles() -> None:
-    """It is not run elsewhere in this file: it needs a model folder (tests/test_tiny.py has one)."""
-    compile(b._FRESH, "fresh", "exec")
-    assert subprocess.run([sys.executable, "-c", "import octavo; octavo.load"], check=False).returncode == 0
+@pytest.mark.slow
+def test_memory_of_an_embedded_model() -> None:
+    """The script as it is, on a model folder."""
+    from octavo import folder
+
+    if not folder.names():
+        pytest.skip("this checkout embeds no models")
+    path = folder.find(folder.names()[0])
+    memory = b.peak_memory(b.Candidate("x", "onnxruntime", lambda image, run: [], {}, path), IMAGE)
+    assert memory is None or 20 < memory.runtime < memory.peak < 1000
