@@ -463,6 +463,9 @@ def export(
         list[Path] | None,
         typer.Option(metavar="PATH", help="Images to compare on. [the samples] Repeatable."),
     ] = None,
+    no_lower: Annotated[
+        bool, typer.Option("--no-lower", help="Leave out the forms that are faster in one runtime.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write the networks as ONNX files and compare them with torch."""
@@ -470,15 +473,20 @@ def export(
 
     if target:
         _one_of(target, verbs.targets(), "--target")
-    made, parities = verbs.export(model, out, target=target, images=images or ())
+    made, parities, lowered = verbs.export(model, out, target=target, images=images or (), lower=not no_lower)
     if json:
         parity = {name: found.to_dict() for name, found in parities.items()}
-        _print_json(verbs.row(str(made), made) | {"parity": parity})
+        from dataclasses import asdict
+
+        forms = {name: asdict(form) for name, form in lowered.items()}
+        _print_json(verbs.row(str(made), made) | {"parity": parity, "lowered": forms})
     else:
         print(f"Exported: {made}\nThe files in ONNX Runtime against the networks in torch:")
         for name, found in parities.items():
             print(f"{name}: {found}")
-    for name, found in parities.items():
+        for name, form in lowered.items():
+            print(f"{name}: {'; '.join(form.done)}; {form.parity}")
+    for name, found in (parities | {name: form.parity for name, form in lowered.items()}).items():
         if not found.ok:
             _tell(f"Warning: {name}.onnx computes something else than the network it was made from.")
 

@@ -2,6 +2,8 @@
 
     model.json    family, variant, precision, target, scheme, networks, preprocessing, settings, origin
     pnet.onnx     one file per name in "networks": NAME.onnx to run, NAME.pt (a state dict) to train on
+    pnet.onnxruntime.onnx   the same network in the form that is fastest there, NAME.RUNTIME.onnx; may refer to
+                  weights in NAME.onnx, and says by its hash which one
 
 Everything reads and writes such folders. What comes from a file is checked before it is believed: names
 become paths and module names, so they may not hold separators. Writes are atomic: a new file beside the
@@ -11,6 +13,7 @@ old one, then a rename, so that a full disk or a Ctrl-C leaves what was there as
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 import os
@@ -27,6 +30,8 @@ from typing import Any
 
 FORMAT = 1
 EMBEDDED = Path(__file__).parent / "weights"
+
+BELONGS_TO = "octavo.belongs_to"  # metadata of a form made for one runtime: `digest` of the plain file
 
 _NETWORK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes a file name
 _FAMILY = re.compile(r"[a-z][a-z0-9_]{0,63}")  # becomes a module name
@@ -140,8 +145,25 @@ def files(folder: str | os.PathLike[str], suffix: str) -> dict[str, Path]:
 
 
 def size(folder: str | os.PathLike[str], suffix: str) -> int:
-    """Bytes of the networks' files with this suffix, such as '.onnx'."""
-    return sum(path.stat().st_size for path in files(folder, suffix).values())
+    """Bytes of the networks' files with this suffix, such as '.onnx', forms made for a runtime included."""
+    found = files(folder, suffix).values()
+    return sum(path.stat().st_size for plain in found for path in (plain, *forms(plain)))
+
+
+def forms(plain: Path) -> list[Path]:
+    """The forms of the network file NAME.onnx made for one runtime, NAME.RUNTIME.onnx, sorted."""
+    return sorted(plain.parent.glob(f"{plain.stem}.*{plain.suffix}"))
+
+
+def plain_of(path: Path) -> Path | None:
+    """NAME.onnx for NAME.RUNTIME.onnx; None for a path that is no such form."""
+    name, *runtime = path.name.removesuffix(".onnx").split(".")
+    return path.with_name(f"{name}.onnx") if len(runtime) == 1 and path.suffix == ".onnx" else None
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, which a form made for one runtime keeps of the NAME.onnx it belongs to."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def provenance(command: str | None = None) -> dict[str, str | None]:

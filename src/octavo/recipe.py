@@ -53,11 +53,13 @@ class Network:
     shape    of one batch of pixels, (n, c, h, w), as an example
     free     axes of it that may vary, each with a name
     outputs  a name for each output, in order
+    multiple whoever calls it makes free heights and widths multiples of this (see octavo.lower)
     """
 
     shape: tuple[int, int, int, int]
     free: Mapping[int, str]
     outputs: tuple[str, ...]
+    multiple: int = 1
 
 
 def change(recipe: R, assignment: str) -> R:

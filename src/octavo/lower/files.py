@@ -10,14 +10,12 @@ one without the other is an error and not a wrong answer.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from octavo.folder import atomic
+from octavo.folder import BELONGS_TO, atomic, digest
 
 SHORTEST = 128  # bytes; a reference takes about 60
-BELONGS_TO = "octavo.belongs_to"  # the metadata's key
 
 
 def write(model: Any, plain: Path, runtime: str) -> Path:
@@ -26,14 +24,10 @@ def write(model: Any, plain: Path, runtime: str) -> Path:
     stored = plain.read_bytes()
     refer(model, plain.name, stored)
     del model.metadata_props[:]
-    model.metadata_props.add(key=BELONGS_TO, value=digest(stored))
+    model.metadata_props.add(key=BELONGS_TO, value=digest(plain))
     with atomic(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
     return path
-
-
-def digest(stored: bytes) -> str:
-    return hashlib.sha256(stored).hexdigest()
 
 
 def refer(model: Any, name: str, stored: bytes) -> None:

@@ -109,9 +109,9 @@ MTCNN = Recipe(
 
 RECIPES = {"mtcnn": MTCNN, "mtcnn-relu": MTCNN}
 
-# P-Net looks at one pyramid level of any size, R- and O-Net at any number of windows.
+# P-Net looks at one pyramid level of any even size, R- and O-Net at any number of windows.
 NETWORKS = {
-    "pnet": Network((1, 3, 120, 160), {2: "height", 3: "width"}, ("face", "box")),
+    "pnet": Network((1, 3, 120, 160), {2: "height", 3: "width"}, ("face", "box"), multiple=2),
     "rnet": Network((8, 3, 24, 24), {0: "count"}, ("face", "box")),
     "onet": Network((8, 3, 48, 48), {0: "count"}, ("face", "box", "landmarks")),
 }
