@@ -138,7 +138,7 @@ def test_every_verb_in_turn(octavo: Callable[..., str], data: Path, tmp_path: Pa
     assert len(list((tmp_path / "wider").rglob("*.txt"))) == 4
 
     timed = json.loads(
-        octavo("bench", trained, quantized, "--size", "96x64", "--json", "-", "--min-face", "20")
+        octavo("bench", trained, quantized, "--size", "96x64", "--json", "--repeats", "2", "--no-memory")
     )
     assert timed
 
