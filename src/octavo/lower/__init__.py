@@ -12,6 +12,7 @@ Rewrites find their pattern by operators and shapes, in Q/DQ graphs as octavo.ex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -25,11 +26,14 @@ REWRITES: dict[str, tuple[str, ...]] = {
 }
 
 
-def lower(model: Any, runtime: str = "onnxruntime", multiple: int = 1) -> tuple[Any, list[str]]:
+def lower(
+    model: Any, runtime: str = "onnxruntime", multiple: int = 1, rewrites: Sequence[str] | None = None
+) -> tuple[Any, list[str]]:
     """The model (onnx.ModelProto or a path) in the form that is fastest in a runtime, and what was done to it.
 
-    multiple: what free heights and widths are multiples of; some rewrites need even ones. The list is empty,
-    and the model as it was, where nothing fits. Needs the onnx package; ValueError says so.
+    multiple: what free heights and widths are multiples of; some rewrites need even ones. rewrites: instead of
+    the runtime's own. The list is empty, and the model as it was, where nothing fits. Needs the onnx package;
+    ValueError says so.
     """
     try:
         import onnx
@@ -42,7 +46,7 @@ def lower(model: Any, runtime: str = "onnxruntime", multiple: int = 1) -> tuple[
     if isinstance(model, (str, PathLike)):
         model = onnx.load(str(model))
     graph, done = Graph(model), []
-    for name in REWRITES[runtime]:
+    for name in REWRITES[runtime] if rewrites is None else rewrites:
         if said := import_module(f"octavo.lower.{name}").apply(graph, multiple):
             done.append(said)
     if not done:
