@@ -189,8 +189,13 @@ class Graph:
         return x
 
     def redirect(self, old: str, new: str) -> None:
-        """Whoever read `old` reads `new`. `old` must be no output of the graph."""
+        """Whoever read `old` reads `new`; an output keeps its name."""
         maker = self.producer(new)
+        assert maker is not None
+        if old in self.outputs:
+            self.remove(self.producer(old))
+            maker.output[:] = [old if name == new else name for name in maker.output]
+            old, new = new, old
         for node in self.nodes:
             if node is not maker:
                 node.input[:] = [new if name == old else name for name in node.input]

@@ -1,0 +1,370 @@
+"""Rewritten graphs give the same integers as the plain ones, whatever the sizes; and what fits nothing stays."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from octavo import folder
+from octavo.folder import FolderError
+
+onnx = pytest.importorskip("onnx")
+
+from onnx import TensorProto, helper  # noqa: E402
+
+from octavo.lower import blocks, files, lower, write  # noqa: E402
+from octavo.lower.graph import Window  # noqa: E402
+from octavo.run.on_onnxruntime import open_network  # noqa: E402
+
+
+class Net:
+    """A Q/DQ network in the making, as octavo.export writes it, with random weights."""
+
+    def __init__(self, shape: list[int | str], seed: int = 0) -> None:
+        self.shape, self.rng = shape, np.random.default_rng(seed)
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.outputs: list[tuple[str, int]] = []
+        self.grid: tuple[str, str] = ("", "")
+
+    def constant(self, value: Any) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def pixels(self, zero_point: int = 128) -> str:
+        self.grid = self.constant(np.float32(1 / 128)), self.constant(np.uint8(zero_point))
+        self.step = np.float32(1 / 128)
+        return self.add("DequantizeLinear", "image", *self.grid)
+
+    def again(self, x: str) -> str:
+        """The present grid once more, as behind a pool."""
+        return self.add("DequantizeLinear", self.add("QuantizeLinear", x, *self.grid), *self.grid)
+
+    def round(self, x: str, scale: float = 0.02, zero_point: int = 0) -> str:
+        self.grid = self.constant(np.float32(scale)), self.constant(np.uint8(zero_point))
+        self.step = np.float32(scale)
+        return self.again(x)
+
+    def layer(self, kind: str, x: str, shape: tuple[int, ...], bias: bool = True, **attributes: Any) -> str:
+        scale = self.rng.uniform(0.001, 0.01, shape[0]).astype(np.float32)
+        integers = self.rng.integers(-127, 128, shape).astype(np.int8)
+        inputs = [x, self._stored(integers, scale)]
+        if bias:
+            inputs.append(
+                self._stored(self.rng.integers(-9999, 9999, shape[0]).astype(np.int32), scale * self.step)
+            )
+        return self.add(kind, *inputs, **attributes)
+
+    def _stored(self, integers: np.ndarray, scale: np.ndarray) -> str:
+        parts = [self.constant(v) for v in (integers, scale, np.zeros(len(scale), integers.dtype))]
+        return self.add("DequantizeLinear", *parts, axis=0)
+
+    def model(self, *outputs: str, rank: int = 4) -> Any:
+        sides = [f"{axis}'" for axis in "nchw"[:rank]]
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name in outputs]
+        image = helper.make_tensor_value_info("image", TensorProto.UINT8, self.shape)
+        graph = helper.make_graph(self.nodes, "g", [image], values, self.constants)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+        onnx.checker.check_model(made)
+        return made
+
+
+def run(model: Any, path: Path, image: np.ndarray) -> tuple[np.ndarray, ...]:
+    path.write_bytes(model.SerializeToString())
+    return open_network(path)(image)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stem, what becomes of it, and how often its sides are to be tried."""
+
+    done: str
+    channels: int = 3
+    kernel: int = 3
+    stride: int = 1
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    pool: tuple[int, int] | None = (2, 2)
+    ceil: int = 0
+    relu: bool = True
+    bias: bool = True
+    out: int = 16
+    shape: tuple[int | str, int | str, int | str] = (1, "h", "w")
+
+
+PHASES, COLUMNS = "channels of 2x2 pixels", "channels of column pairs"
+STEMS = {
+    "P-Net": Case(f"stem 3x3 as 2x2 on 12 {PHASES}, pool over its phases", ceil=1),
+    "P-Net, 10 channels": Case(
+        f"channels padded: 10 to 16; stem 3x3 as 2x2 on 12 {PHASES}, pool over its phases", out=10
+    ),
+    "free batch": Case(f"stem 3x3 as 2x2 on 12 {PHASES}, pool over its phases", shape=("n", "h", "w")),
+    "grey": Case(f"stem 3x3 as 2x2 on 4 {PHASES}, pool over its phases", channels=1),
+    "four channels": Case(f"stem 3x3 as 2x2 on 16 {PHASES}, pool over its phases", channels=4),
+    "5x5": Case(f"stem 5x5 as 3x3 on 12 {PHASES}, pool over its phases", kernel=5, ceil=1),
+    "2x2: a row is left over": Case(f"stem 2x2 as 2x2 on 12 {PHASES}, pool over its phases", kernel=2),
+    "1x1": Case(f"stem 1x1 as 1x1 on 12 {PHASES}, pool over its phases", kernel=1),
+    "padded": Case(f"stem 3x3 as 3x3 on 12 {PHASES}, pool over its phases", pads=(1, 1, 1, 1)),
+    "padded on one side": Case(f"stem 3x3 as 2x3 on 12 {PHASES}, pool over its phases", pads=(0, 1, 0, 1)),
+    "no ReLU": Case(f"stem 3x3 as 2x2 on 12 {PHASES}, pool over its phases", relu=False),
+    "no bias": Case(f"stem 3x3 as 2x2 on 12 {PHASES}, pool over its phases", bias=False),
+    "stride 2, YOLOv5": Case(f"stem 6x6 as 3x3 on 12 {PHASES}", kernel=6, stride=2, pads=(2, 2, 2, 2), pool=None),
+    "stride 2, slim": Case(f"stem 3x3 as 2x2 on 12 {PHASES}", stride=2, pads=(1, 1, 1, 1), pool=None),
+    "R-Net": Case(f"stem 3x3 as 3x2 on 8 {COLUMNS}", pool=(3, 2), ceil=1, shape=("n", 24, 24)),
+    "R-Net, 28 channels": Case(
+        f"channels padded: 28 to 32; stem 3x3 as 3x2 on 8 {COLUMNS}", out=28, pool=(3, 2), shape=("n", 24, 24)
+    ),
+    "no pool": Case(f"stem 3x3 as 3x2 on 8 {COLUMNS}", pool=None, shape=(1, "h", 20)),
+    "no pool, padded": Case(f"stem 3x3 as 3x3 on 8 {COLUMNS}", pool=None, pads=(1, 1, 1, 1), shape=(1, 13, 20)),
+    "no pool, grey": Case(f"stem 3x3 as 3x2 on 4 {COLUMNS}", channels=1, pool=None, shape=(1, "h", 20)),
+    # Nothing fits:
+    "odd sides": Case("", shape=(1, 15, 21)),
+    "2x2 that pools the row left over": Case("", kernel=2, ceil=1),
+    "stride 3": Case("", stride=3, pool=None),
+    "five channels": Case("", channels=5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STEMS.values(), ids=STEMS)
+def test_stems_keep_their_integers(case: Case, tmp_path: Path) -> None:
+    net = Net([case.shape[0], case.channels, *case.shape[1:]])
+    x = net.layer(
+        "Conv",
+        net.pixels(),
+        (case.out, case.channels, case.kernel, case.kernel),
+        case.bias,
+        pads=case.pads,
+        strides=[case.stride] * 2,
+    )
+    x = net.round(net.add("Relu", x)) if case.relu else net.round(x, 0.05, 117)
+    if case.pool:
+        side, stride = case.pool
+        pool = net.add("MaxPool", x, kernel_shape=[side] * 2, strides=[stride] * 2, ceil_mode=case.ceil)
+        x = net.again(pool)
+    x = net.round(net.add("Relu", net.layer("Conv", x, (16, case.out, 3, 3))), 0.2)
+    plain = net.model(x)
+
+    lowered, done = lower(plain, multiple=2)
+    assert "; ".join(done) == case.done
+    batches = [case.shape[0]] if isinstance(case.shape[0], int) else [1, 3]
+    heights, widths = ([s] if isinstance(s, int) else [12, 18, 40] for s in case.shape[1:])
+    for n, h, w in product(batches, heights, widths):
+        image = noise(n, case.channels, h, w)
+        (ours,), (theirs,) = run(lowered, tmp_path / "a.onnx", image), run(plain, tmp_path / "b.onnx", image)
+        np.testing.assert_array_equal(ours, theirs)
+        assert len(np.unique(theirs)) > 20  # there was something to differ in
+
+
+WINDOWS = [
+    Window((3, 3), (1, 1), (0, 0), (0, 0)),
+    Window((3, 3), (1, 1), (1, 1), (1, 1)),
+    Window((4, 1), (1, 1), (1, 0), (0, 0)),
+    Window((5, 2), (1, 1), (2, 1), (2, 0)),
+    Window((6, 6), (2, 2), (2, 2), (2, 2)),
+    Window((3, 3), (2, 2), (1, 1), (1, 1)),
+    Window((3, 5), (2, 1), (0, 2), (1, 2)),
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_folded_weights_are_the_convolution(window: Window) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(5, 3, *window.kernel))
+    image = rng.normal(size=(3, 12, 16))
+    down, across = (blocks.axis(window, which, 2) for which in (0, 1))
+    assert down is not None
+    assert across is not None
+    folded = blocks.fold(weight, window, (2, 2), (down, across))
+
+    expected = convolve(image, weight, window.stride, (window.before, window.after))
+    gathered = image.reshape(3, 6, 2, 8, 2).transpose(2, 4, 0, 1, 3).reshape(12, 6, 8)
+    padding = (down.before, across.before), (down.after, across.after)
+    phases = convolve(gathered, folded, (1, 1), padding)
+    _, h, w = phases.shape
+    phases = phases.reshape(down.phases, across.phases, 5, h, w).transpose(2, 3, 0, 4, 1)
+    back = phases.reshape(5, h * down.phases, w * across.phases)
+    assert expected.shape[1] - back.shape[1] == (0 if down.complete else 1)
+    assert expected.shape[2] - back.shape[2] == (0 if across.complete else 1)
+    np.testing.assert_allclose(back, expected[:, : back.shape[1], : back.shape[2]], atol=1e-12)
+
+
+def convolve(image: np.ndarray, weight: np.ndarray, stride: tuple[int, int], padding: Any) -> np.ndarray:
+    """(in, h, w) with (out, in, k_y, k_x), by the definition."""
+    (top, left), (bottom, right) = padding
+    image = np.pad(image, ((0, 0), (top, bottom), (left, right)))
+    views = np.lib.stride_tricks.sliding_window_view(image, weight.shape[2:], axis=(1, 2))
+    return np.einsum("chwyx,ocyx->ohw", views[:, :: stride[0], :: stride[1]], weight)
+
+
+def test_padding_stops_where_channels_are_counted(tmp_path: Path) -> None:
+    """10 -> conv 20 -> pool -> conv 16: padded. 12 -> Flatten: the next layer counts its inputs, not padded."""
+    net = Net(["n", 5, 16, 16])
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (20, 5, 3, 3))))
+    x = net.again(net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1))
+    x = net.round(net.add("Relu", net.layer("Conv", x, (12, 20, 3, 3))), 0.2)
+    x = net.again(net.add("Flatten", x))
+    x = net.layer("Gemm", x, (6, 12 * 25), transB=1)
+    plain = net.model(x, rank=2)
+    lowered, done = lower(plain)
+    assert done == ["channels padded: 20 to 32"]
+    assert sorted(len(c.dims) and c.dims[0] for c in lowered.graph.initializer if len(c.dims) == 4) == [
+        12,
+        32,
+    ]
+    image = noise(3, 5, 16, 16)
+    np.testing.assert_array_equal(
+        run(lowered, tmp_path / "a.onnx", image)[0], run(plain, tmp_path / "b.onnx", image)[0]
+    )
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_heads_are_one_product(heads: int, tmp_path: Path) -> None:
+    net = Net([1, 8, "h", "w"])
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (32, 8, 3, 3))))
+    names = [net.layer("Conv", x, (2 + i, 32, 1, 1), bias=i != 1) for i in range(heads)]
+    names[0] = net.add("Sigmoid", names[0])  # what follows a head stays
+    plain = net.model(*names)
+    lowered, done = lower(plain)
+    assert done == [f"{heads} head{'s' * (heads > 1)} as one integer MatMul"]
+    for sides in ((3, 3), (20, 31)):
+        image = noise(1, 8, *sides)
+        ours, theirs = (run(m, tmp_path / "a.onnx", image) for m in (lowered, plain))
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.shape == other.shape
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(np.abs(other).max()))
+
+
+UNFIT: dict[str, Callable[[Net], str]] = {
+    "the image is read twice": lambda net: net.add(
+        "Add",
+        net.add("Cast", "image", to=TensorProto.FLOAT),
+        net.round(net.layer("Conv", net.pixels(), (3, 3, 3, 3), pads=[1] * 4)),
+    ),
+    "grouped": lambda net: net.round(net.layer("Conv", net.pixels(), (16, 1, 3, 3), group=4)),
+    "dilated": lambda net: net.round(net.layer("Conv", net.pixels(), (16, 4, 3, 3), dilations=[2, 2])),
+    "automatic padding": lambda net: net.round(
+        net.layer("Conv", net.pixels(), (16, 4, 3, 3), auto_pad="SAME_UPPER")
+    ),
+    "a head of 3x3": lambda net: net.layer("Conv", net.pixels(), (2, 4, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("make", UNFIT.values(), ids=UNFIT)
+def test_what_does_not_fit_stays(make: Callable[[Net], str]) -> None:
+    net = Net([1, 3 if make is UNFIT["the image is read twice"] else 4, 16, 16])
+    plain = net.model(make(net))
+    assert lower(plain, multiple=2) == (plain, [])
+
+
+def test_free_sides_are_not_taken_for_even() -> None:
+    net = Net([1, 3, "h", "w"])
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (16, 3, 3, 3))))
+    x = net.again(net.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]))
+    plain = net.model(x)
+    assert lower(plain)[1] == []
+    assert lower(plain, multiple=2)[1] != []
+
+
+def test_openvino_keeps_the_plain_graph() -> None:
+    net = Net([1, 3, 16, 16])
+    plain = net.model(net.round(net.add("Relu", net.layer("Conv", net.pixels(), (10, 3, 3, 3)))))
+    assert lower(plain)[1] != []
+    assert lower(plain, "openvino") == (plain, [])
+    with pytest.raises(ValueError, match="onnxruntime, openvino"):
+        lower(plain, "onnxrt")
+
+
+# ---- files
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """net.onnx with its lowered form beside it: the first layer changes, the second, larger one stays."""
+    net = Net(["n", 3, 16, 16])
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (16, 3, 3, 3))))
+    x = net.round(net.add("Relu", net.layer("Conv", x, (64, 16, 5, 5))), 0.2)
+    path = tmp_path / "model" / "net.onnx"
+    path.parent.mkdir()
+    path.write_bytes(net.model(x).SerializeToString())
+    assert len(write(path)) == 1
+    return path
+
+
+def test_weights_that_stay_are_stored_once(written: Path, tmp_path: Path) -> None:
+    form = written.with_name("net.onnxruntime.onnx")
+    assert folder.forms(written) == [form]
+    assert folder.plain_of(form) == written
+    assert folder.plain_of(written) is None
+    assert form.stat().st_size < 64 * 16 * 25 < written.stat().st_size
+    image = noise(2, 3, 16, 16)
+    expected = open_network(written)(image)
+    np.testing.assert_array_equal(open_network(form)(image), expected)
+    moved = tmp_path / "elsewhere" / "ünï code"
+    shutil.copytree(written.parent, moved)
+    shutil.rmtree(written.parent)
+    for path in moved.iterdir():
+        path.chmod(0o444)
+    moved.chmod(0o555)
+    np.testing.assert_array_equal(open_network(moved / form.name)(image), expected)
+
+
+def test_a_form_of_another_file_is_refused(written: Path) -> None:
+    form = written.with_name("net.onnxruntime.onnx")
+    content = bytearray(written.read_bytes())
+    content[-1] ^= 1
+    written.write_bytes(content)
+    with pytest.raises(FolderError, match=r"another net\.onnx"):
+        open_network(form)
+    written.unlink()
+    with pytest.raises(FolderError, match=r"net\.onnx"):
+        open_network(form)
+
+
+def test_an_older_runtime_runs_the_plain_file(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession
+
+    def old(path: str, *arguments: Any, **options: Any) -> Any:
+        if "onnxruntime.onnx" in path:
+            raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation")
+        return session(path, *arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", old)
+    with pytest.warns(UserWarning, match=r"too old for net\.onnxruntime\.onnx"):
+        network = open_network(written.with_name("net.onnxruntime.onnx"))
+    assert network.path == written
+
+
+def test_references_point_at_the_bytes() -> None:
+    stored = bytes(range(256)) * 8
+    constants = [
+        onnx.numpy_helper.from_array(np.frombuffer(stored[100:400], np.uint8), "long"),
+        onnx.numpy_helper.from_array(np.frombuffer(stored[100:120], np.uint8), "short"),
+        onnx.numpy_helper.from_array(np.full(300, 7, np.int8), "absent"),
+        onnx.numpy_helper.from_array(np.frombuffer(stored[100:400], np.float32), "floats"),
+    ]
+    model = helper.make_model(helper.make_graph([], "g", [], [], constants))
+    files.refer(model, "net.onnx", stored)
+    places = {
+        c.name: {e.key: e.value for e in c.external_data}
+        for c in model.graph.initializer
+        if c.data_location == TensorProto.EXTERNAL
+    }
+    assert places == {"long": {"location": "net.onnx", "offset": "100", "length": "300"}}
