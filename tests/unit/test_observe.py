@@ -187,9 +187,8 @@ def test_percentile_is_numpys(p: float, shape: str) -> None:
     }[shape]
     width = float(x.abs().max()) / 2048
 
-    def near(value: torch.Tensor, data: np.ndarray) -> None:  # between the two neighbouring samples
-        lower, upper = (np.percentile(data, p, method=m) for m in ("lower", "higher"))
-        assert max(lower, 0) - width <= float(value) <= max(upper, 0) + width
+    def near(value: torch.Tensor, data: np.ndarray) -> None:
+        assert float(value) == pytest.approx(max(np.percentile(data, p), 0), abs=width)
 
     low, high = ranges("percentile", AFFINE, x, percentile=p)
     near(high, x.numpy())
@@ -296,7 +295,7 @@ def test_against_onnxruntimes_calibrators(shape: str) -> None:
     """Its histograms differ (linear bins, smoothing), so thresholds agree closely, not exactly."""
     calibrate = pytest.importorskip("onnxruntime.quantization.calibrate")
     rng = np.random.default_rng(0)
-    x = rng.laplace(size=200_000) if shape == "laplace" else rng.normal(size=200_000)
+    x = rng.laplace(size=100_000) if shape == "laplace" else rng.normal(size=100_000)
     x = np.maximum(x, 0.0) if shape == "relu" else x
     x = x.astype(np.float32)
 
@@ -319,13 +318,60 @@ def test_against_onnxruntimes_calibrators(shape: str) -> None:
 
 @pytest.mark.parametrize("name", ["mse", "entropy"])
 def test_one_tensor_is_fast(name: str) -> None:
-    """Issue: 20 ms for 2048 bins on one thread; five times that here, for a busy machine."""
+    """Issue: 20 ms for 2048 bins on one thread; three times that here, for slower machines."""
     observer = observe.make(name, SYMMETRIC)
     observer.update(normal(200_000))
     observer.range()
     best = math.inf
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         observer.range()
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.1
+        best = min(best, time.process_time() - start)
+    assert best < 0.06
+
+
+# The lesson of docs/calibrators.md ---------------------------------------------------------------
+
+
+def toy(calibrator: str, twice: bool = False, **params) -> float:
+    """Mean squared error of y = (x w1 + b1) w2 + b2 with x, w1, h, w2 in 8 bits.
+
+    twice: the mistake of dividing the hidden integers by their scale once more.
+    """
+    x, w1, b1, w2, b2 = np.random.RandomState(222).randn(5, 1000)
+    h = x * w1 + b1
+    y = h * w2 + b2
+
+    def integers(values: np.ndarray, scale: float) -> np.ndarray:
+        return np.clip(np.round(values / scale), -127, 127)
+
+    scales = [
+        float(ranges(calibrator, SYMMETRIC, torch.from_numpy(v), **params)[1]) / 127 for v in (x, w1, h, w2)
+    ]
+    x, w1, w2 = (integers(v, s) * s for v, s in zip((x, w1, w2), [*scales[:2], scales[3]], strict=True))
+    h = integers(x * w1 + b1, scales[2])
+    h = (integers(h, scales[2]) if twice else h) * scales[2]
+    return float(((h * w2 + b2 - y) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    ("calibrator", "params", "right"),
+    [
+        pytest.param("max", {}, 5.9e-4, id="max"),
+        pytest.param("mse", {}, 5.7e-4, id="mse"),
+        pytest.param("percentile", {"percentile": 99.9}, 5.4e-3, id="99.9"),
+        pytest.param("percentile", {"percentile": 99.0}, 6.0e-2, id="99"),
+    ],
+)
+def test_the_toy_networks_right_numbers(calibrator: str, params: dict, right: float) -> None:
+    """Issue 3's, from numpy alone."""
+    assert toy(calibrator, **params) == pytest.approx(right, rel=0.05)
+
+
+def test_rounding_twice_turns_the_order() -> None:
+    right = [toy("max"), toy("entropy"), toy("percentile", percentile=99.0)]
+    wrong = [toy(*c, twice=True, **p) for c, p in ((("max",), {}), (("entropy",), {}))]
+    wrong.append(toy("percentile", twice=True, percentile=99.0))
+    assert right == sorted(right)
+    assert wrong == sorted(wrong, reverse=True)
+    assert min(wrong) > 100 * max(right)

@@ -228,19 +228,23 @@ def percentile(
     """numpy.percentile(x, [100 - p, p]), of |x| where the grid is symmetric; to one bin's width."""
     below, above = histogram.counts.unbind(1)
     total = histogram.zeros + (below + above).sum(1)
-    rank = (percentile / 100 * (total - 1).double()).ceil()  # rounded up: never clip more than was asked
+    position = percentile / 100 * (total - 1).double()  # between two samples, in sorted order
 
-    def order(counts: Tensor) -> Tensor:
-        """The value at `rank` when everything not in `counts` (C, N) comes first; 0 if it is not in it."""
+    def sample(counts: Tensor, rank: Tensor) -> Tensor:
+        """The value of sample `rank` where all samples not in `counts` (C, N) come first and are 0."""
         before = (total - counts.sum(1))[:, None] + counts.cumsum(1) - counts
         at = ((before <= rank[:, None]).sum(1) - 1).clamp(min=0)[:, None]
         inside = (rank[:, None] + 1 - before.gather(1, at)) / counts.gather(1, at).clamp(min=1)
         return ((at + inside.clamp(0, 1)) * histogram.width[:, None])[:, 0] * (rank >= before[:, 0])
 
+    def order(counts: Tensor, limit: Tensor) -> Tensor:
+        first, second = (sample(counts, rank).minimum(limit) for rank in (position.floor(), position.ceil()))
+        return first.lerp(second, position - position.floor())
+
     if grid.symmetric and grid.signed:
-        high = torch.minimum(order(below + above), high)
+        high = order(below + above, high)
         return -high, high
-    return torch.maximum(-order(below), low), torch.minimum(order(above), high)
+    return -order(below, -low), order(above, high)
 
 
 def mse(histogram: Histogram, grid: Grid, low: Tensor, high: Tensor, bins: int) -> tuple[Tensor, Tensor]:
