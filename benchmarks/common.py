@@ -1,4 +1,4 @@
-"""What the benchmarks share: where rows go, which are there already, what identifies a model, AP of chosen images.
+"""What the benchmarks share: where rows go, which are there already, what identifies a model, AP of images.
 
 Every row names the command as it was typed from the repository's root. A measurement whose key is in the file
 already is not made again (--again makes it): a stopped benchmark is started once more and goes on.
@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from typing import Any
 from octavo import verbs
 from octavo.data.widerface import Entry
 from octavo.evaluate import events, landmarks, record
+from octavo.outputs import Detections
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
+EVENTS = ("Crowd", "Web", "Portrait", "all")  # of data/faces
 # What the published network was run with in the third-party evaluations (FACTS.md, section 1): low, so that AP
 # sees the whole curve, and the smallest face that the data set asks for.
 SETTINGS: dict[str, Any] = {"min_face": 12, "thresholds": (0.5, 0.5, 0.3), "confidence": 0.02}
@@ -66,8 +68,12 @@ def plain(event: str) -> str:
     return event.partition("--")[2] or event
 
 
-def ap(model: verbs.Model, entries: list[Entry], **settings: Any) -> dict[str, float]:
-    """AP of each event and "all", and "NME", on these images."""
-    found = {e.name: replace(model(e.path, **settings), image=None) for e in entries}
+def find(model: verbs.Model, entries: Iterable[Entry], **settings: Any) -> dict[str, Detections]:
+    """{entry.name: what the model finds}."""
+    return {e.name: replace(model(e.path, **settings), image=None) for e in entries}
+
+
+def ap(entries: Sequence[Entry], found: Mapping[str, Detections]) -> dict[str, float]:
+    """AP of each event and "all", and "NME" over all."""
     by_event = {plain(event): value for event, value in events.by_event(entries, found).items()}
     return by_event | {"NME": landmarks.nme(entries, found)["all"]}

@@ -19,8 +19,6 @@ from octavo import folder, verbs
 from octavo.data.widerface import size_bins
 from octavo.evaluate import record
 
-EVENTS = ("Crowd", "Web", "Portrait", "all")
-
 
 def main() -> None:
     parser = common.parser(__doc__)
@@ -58,15 +56,22 @@ def measure(model: Path, backend: str, data: Path, split: str, out: Path, again:
             **how,
             "images": result["images"],
             "faces": result["faces"],
-            **{event: ap.get(event) for event in EVENTS},
+            **{event: ap.get(event) for event in common.EVENTS},
             **{size: result["ap_by_size"].get(size) for size in size_bins()},
-            **{f"NME {event}": errors.get(event, {}).get("nme") for event in EVENTS},
+            **{f"NME {event}": errors.get(event, {}).get("nme") for event in common.EVENTS},
             "NME faces": errors["all"]["found"],
         },
         **what,
         command=common.command(),
     )
-    print(model.name, backend, *(f"{event} {row[event]}" for event in EVENTS), "NME", row["NME all"])
+    print(
+        model.name,
+        backend,
+        *(f"{event} {row[event]}" for event in common.EVENTS),
+        "NME",
+        row["NME all"],
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from octavo.models.mtcnn.data import is_held_out
 from octavo.quantize.scheme import Grid
 
 BACKEND = "onnxruntime"
-EVENTS = ("Crowd", "Web", "Portrait", "all")
 
 
 def main() -> None:
@@ -61,7 +60,7 @@ def main() -> None:
             **origin,
             command=common.command(),
         )
-        print(*how.values(), *(f"{event} {row[event]}" for event in EVENTS), flush=True)
+        print(*how.values(), *(f"{event} {row[event]}" for event in common.EVENTS), flush=True)
 
 
 def wanted(options: Any) -> Iterator[dict[str, str]]:
@@ -90,8 +89,8 @@ def make(model: Path, data: Path, out: Path, images: int, **how: str) -> Path:
 
 def both(model: verbs.Model, held_out: list[Entry], val: list[Entry]) -> dict[str, float]:
     """Metrics on the held-out training images and on val."""
-    chosen = common.ap(model, held_out, **common.SETTINGS)
-    reported = common.ap(model, val, **common.SETTINGS)
+    chosen = common.ap(held_out, common.find(model, held_out, **common.SETTINGS))
+    reported = common.ap(val, common.find(model, val, **common.SETTINGS))
     return {**{f"held out {name}": value for name, value in chosen.items()}, **reported}
 
 

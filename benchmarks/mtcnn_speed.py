@@ -54,15 +54,17 @@ def main() -> None:
 
 def write(file: Path, row: Row, image: Path, min_face: float, base: float) -> None:
     model = folder.find(row.name)
+    info = folder.read_info(model)
     made = record.append(
         file,
         {
-            "precision": folder.read_info(model)["precision"],
+            "precision": info["precision"],
             "weights": common.weights(model),
             "backend": row.backend,
             "threads": row.threads,
             "size": f"{row.width}x{row.height}",
             "min face": min_face,
+            "thresholds": common.said(info["settings"]["thresholds"]),
             "repeats": row.repeats,
             "ms": row.total.p50,
             "p95": row.total.p95,
@@ -80,7 +82,10 @@ def write(file: Path, row: Row, image: Path, min_face: float, base: float) -> No
         data=image.name,
         command=common.command(),
     )
-    print(*(f"{name} {made[name]}" for name in ("data", "model", "backend", "ms", "times", "faces", "MB")))
+    print(
+        *(f"{name} {made[name]}" for name in ("data", "model", "backend", "ms", "times", "faces", "MB")),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ TABLES = {
         ("model", "backend", "0-16", "16-32", "32-64", "64-128", "128-256", "256+"),
         ("model", "backend", "data", "split"),
     ),
+    "settings": Table(
+        "mtcnn_settings.csv",
+        ("model", "min face", "thresholds", "ms", "precision", "recall", "Crowd", "Web", "Portrait", "all"),
+        ("model", "backend", "min face", "thresholds"),
+    ),
     "quantization": Table(
         "mtcnn_quantization.csv",
         ("target", "scale per", "calibrator", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
@@ -73,6 +78,7 @@ TABLES = {
         "wider_evaluator.csv",
         ("model", "predictions", "easy", "medium", "hard", "largest error", "seconds", "seconds from files"),
         ("model",),
+        digits=4,
     ),
 }
 

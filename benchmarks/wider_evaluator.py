@@ -14,6 +14,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,12 +36,10 @@ def main() -> None:
     truth = widerface.read_ground_truth(options.ground_truth)
     for least, expected in EXPECTED.items():
         predictions = oracle(truth, least)
-        in_memory, ap = timed(lambda given=predictions: widerface.evaluate(given, truth))
+        in_memory, ap = timed(partial(widerface.evaluate, predictions, truth))
         with tempfile.TemporaryDirectory() as temporary:
             write(Path(temporary), predictions)
-            from_files, again = timed(
-                lambda folder=temporary: widerface.evaluate(folder, options.ground_truth)
-            )
+            from_files, again = timed(partial(widerface.evaluate, Path(temporary), options.ground_truth))
         off = float(np.abs(np.array(list(ap.values())) - expected).max())
         if off > 1e-6 or ap != again:
             raise SystemExit(f"faces from {least} pixels: AP {ap}, from files {again}, expected {expected}")

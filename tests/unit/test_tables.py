@@ -135,7 +135,9 @@ def test_broken_marks(tables: ModuleType, tmp_path: Path, text: str, message: st
         tables.fill(text, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "sizes", "quantization", "speed", "memory", "evaluator"])
+@pytest.mark.parametrize(
+    "name", ["accuracy", "sizes", "settings", "quantization", "speed", "memory", "evaluator"]
+)
 def test_tables_of_the_results(tables: ModuleType, name: str) -> None:
     file = ROOT / "results" / tables.TABLES[name].file
     if not file.is_file():
