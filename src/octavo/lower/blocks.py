@@ -10,7 +10,7 @@ of stride 1 over blocks: weight w[k] of phase `phase` goes to the tap floor(r / 
 place r mod b, all other weights are 0; each phase has its own output channels. The sums are the same
 integers, in fewer and wider channels, which is what integer kernels are fast at.
 
-Channels: in (y in the block, x in the block, channel), out (phase y, phase x, channel). Zero padding stays
+Channels: in (x in the block, y in the block, channel), out (phase y, phase x, channel). Zero padding stays
 zero padding, of whole blocks. Where the number of outputs is no multiple of the phases, the last are left
 out, as a pool of this size without ceil_mode does.
 """
@@ -59,18 +59,18 @@ def axis(view: Window, which: int, block: int) -> Axis | None:
 
 
 def fold(weight: np.ndarray, view: Window, blocks: tuple[int, int], axes: tuple[Axis, Axis]) -> np.ndarray:
-    """(out, in, k_y, k_x) -> (phases · out, b_y · b_x · in, taps_y, taps_x), as the text above says."""
+    """(out, in, k_y, k_x) -> (phases · out, b_x · b_y · in, taps_y, taps_x), as the text above says."""
     out, channels = weight.shape[:2]
     (down, across), (high, wide) = axes, blocks
     folded = np.zeros(
-        (down.phases, across.phases, out, high, wide, channels, down.taps, across.taps), weight.dtype
+        (down.phases, across.phases, out, wide, high, channels, down.taps, across.taps), weight.dtype
     )
     phases = product(range(down.phases), range(across.phases))
     for (py, px), ky, kx in product(phases, range(view.kernel[0]), range(view.kernel[1])):
         y = view.stride[0] * py + ky - view.before[0]
         x = view.stride[1] * px + kx - view.before[1]
         tap = y // high - down.low, x // wide - across.low
-        folded[py, px, :, y % high, x % wide, :, tap[0], tap[1]] = weight[:, :, ky, kx]
+        folded[py, px, :, x % wide, y % high, :, tap[0], tap[1]] = weight[:, :, ky, kx]
     return folded.reshape(-1, high * wide * channels, down.taps, across.taps)
 
 
@@ -120,3 +120,10 @@ def add_folded(
         pads=[axes[0].before, axes[1].before, axes[0].after, axes[1].after],
     )
     return graph.add_grid(x, found.grid)
+
+
+def in_rows(graph: Graph, x: str, channels: int) -> str:
+    """(n, C, h, w) -> (n, channels, h, w · C / channels): the bytes of NHWC order as they are."""
+    x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+    x = graph.add("Reshape", x, graph.constant(np.array([0, 0, -1, channels])))
+    return str(graph.add("Transpose", x, perm=[0, 3, 1, 2]))

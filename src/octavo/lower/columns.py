@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from octavo.lower.blocks import add_folded, axis, fits, stem
+from octavo.lower.blocks import add_folded, axis, fits, in_rows, stem
 from octavo.lower.graph import Graph, Grid
 
 PAIR = 2
@@ -39,17 +39,10 @@ def apply(graph: Graph, multiple: int) -> str | None:
         x = graph.add("Pad", x, pads, found.pixels.input[2])
         weight = np.pad(found.layer.weight, ((0, 0), (0, 1), (0, 0), (0, 0)))
         found = replace(found, layer=replace(found.layer, weight=weight))
-    x = _in_rows(graph, x, PAIR * (channels + odd))
+    x = in_rows(graph, x, PAIR * (channels + odd))
     x = add_folded(graph, found, x, (1, PAIR), (down, across))
-    x = _in_rows(graph, x, out)
+    x = in_rows(graph, x, out)
     x = graph.add_grid(x, Grid(found.grid.nodes[-2:], found.grid.scale, found.grid.zero_point))
     graph.redirect(found.grid.output, x)
     kernel = "x".join(str(side) for side in found.window.kernel)
     return f"stem {kernel} as {down.taps}x{across.taps} on {PAIR * (channels + odd)} channels of column pairs"
-
-
-def _in_rows(graph: Graph, x: str, channels: int) -> str:
-    """(n, C, h, w) -> (n, channels, h, w · C / channels): the bytes of NHWC order as they are."""
-    x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
-    x = graph.add("Reshape", x, graph.constant(np.array([0, 0, -1, channels])))
-    return str(graph.add("Transpose", x, perm=[0, 3, 1, 2]))

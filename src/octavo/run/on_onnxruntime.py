@@ -13,7 +13,6 @@ graphs (one Zen 5 core, ONNX Runtime 1.31):
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,7 @@ def session_options(threads: int) -> Any:
 def open_network(path: Path, threads: int = 1) -> Session:
     """Load `path` (.onnx). FolderError (a ValueError) for a file that ONNX Runtime cannot load.
 
-    NAME.onnxruntime.onnx (octavo.lower) must belong to the NAME.onnx beside it, and gives way to it where
-    this ONNX Runtime is older than an operator in it.
+    NAME.onnxruntime.onnx (octavo.lower) must belong to the NAME.onnx beside it.
     """
     import onnxruntime
 
@@ -70,13 +68,6 @@ def open_network(path: Path, threads: int = 1) -> Session:
         options = session_options(threads)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        if plain and "NOT_IMPLEMENTED" in str(error):
-            warnings.warn(
-                f"ONNX Runtime {onnxruntime.__version__} is too old for {path.name}: it runs {plain.name}, which "
-                "computes the same, but slower. Update it: pip install -U onnxruntime",
-                stacklevel=2,
-            )
-            return open_network(plain, threads)
         raise file_error(error, path, "ONNX Runtime") from error
     belongs_to = session.get_modelmeta().custom_metadata_map.get(model_folder.BELONGS_TO)
     if plain and belongs_to and not (plain.is_file() and model_folder.digest(plain) == belongs_to):
