@@ -233,16 +233,23 @@ def test_batches_are_cut_into_few_shapes(
 ) -> None:
     from octavo.run import on_openvino
 
-    monkeypatch.setattr(on_openvino, "LARGEST", 8)
     network = on_openvino.open_network(toy.save(tmp_path / "toy.onnx", BATCH))
     sizes: list[int] = []
     infer = on_openvino._infer
     monkeypatch.setattr(on_openvino, "_infer", lambda r, i: (sizes.append(len(i)), infer(r, i))[1])
-    network(pixels(23, 3, 12, 12))
-    assert sizes == [8, 8, 4, 2, 1]
-    sizes.clear()
-    network(pixels(8, 3, 12, 12))
-    assert sizes == [8]
+    for count, pieces in (
+        (42, [16, 16, 4, 4, 4]),
+        (16, [16]),
+        (4, [4]),
+        (1, [4]),
+        (0, [4]),
+        (47, [16, 16, 4, 4, 4, 4]),
+    ):
+        image = pixels(count, 3, 12, 12)
+        sizes.clear()
+        assert len(network(image)[0]) == count
+        assert sizes == pieces
+    assert len(network._static) == 2
 
 
 # open ---------------------------------------------------------------------------------------------------
