@@ -15,6 +15,7 @@ bytes are the integers. Else the normalisation stands in front: Cast, Sub, Mul.
 
 from __future__ import annotations
 
+import ast
 import copy
 import logging
 import operator
@@ -32,7 +33,7 @@ from torch.func import functional_call
 
 from octavo.folder import atomic
 from octavo.quantize.fake import FakeQuant, QuantLayer
-from octavo.quantize.prepare import QuantModel, TraceError, fold, grid_before, grids
+from octavo.quantize.prepare import QuantModel, TraceError, fold, grid_at, grid_before, grids
 
 OPSET = 19  # the first with all we write; TensorRT takes 19 and 20, ONNX Runtime 1.31 trips over s8 from 21
 TARGETS = ("cpu", "tensorrt")
@@ -142,14 +143,17 @@ def parity(
             ours = [ours] if isinstance(ours, Tensor) else list(ours)
             theirs = [torch.from_numpy(array) for array in session(pixels.contiguous().numpy())]
             if [o.shape for o in ours] != [t.shape for t in theirs]:
-                raise ValueError(f"{path} gives {[t.shape for t in theirs]}, the module {[o.shape for o in ours]}")
-            pairs.append(list(zip(ours, theirs)))
+                raise ValueError(
+                    f"{path} gives {[t.shape for t in theirs]}, the module {[o.shape for o in ours]}"
+                )
+            pairs.append(list(zip(ours, theirs, strict=True)))
             images += len(pixels)
     finally:
         module.train(was_training)
     if not pairs:
         raise ValueError("parity needs at least one batch of images")
-    outputs = tuple(_compare(name, list(pair)) for name, pair in zip(session.outputs, zip(*pairs)))
+    by_output = zip(session.outputs, zip(*pairs, strict=True), strict=True)
+    outputs = tuple(_compare(name, list(pair)) for name, pair in by_output)
     # Float kernels add in another order, which can tip a value to the next integer of a grid inside the network.
     # ONNX Runtime also rounds float biases (target tensorrt) to int32 by itself.
     exact = all(o.equal == 1 for o in outputs)
@@ -193,7 +197,10 @@ class _Normalised(nn.Module):
 
 
 class _Grid(nn.Module):
-    """QuantizeLinear and DequantizeLinear, or one of them alone."""
+    """QuantizeLinear and DequantizeLinear, or the second alone."""
+
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, grid: FakeQuant, read_integers: bool = False) -> None:
         super().__init__()
@@ -216,7 +223,13 @@ class _Grid(nn.Module):
 class _Integers(nn.Module):
     """A stored tensor of integers (rows, ...), read through DequantizeLinear."""
 
-    def __init__(self, integers: Tensor, scale: Tensor, zero_point: Tensor, shape: Sequence[int], axis: int) -> None:
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(
+        self, integers: Tensor, scale: Tensor, zero_point: Tensor, shape: Sequence[int], axis: int
+    ) -> None:
         super().__init__()
         self.shape, self.axis = tuple(shape), axis if scale.dim() else None
         self.register_buffer("integers", integers.contiguous())
@@ -225,7 +238,7 @@ class _Integers(nn.Module):
 
     def forward(self) -> Tensor:
         inputs = (self.integers, self.scale, self.zero_point)
-        axis = {} if self.axis is None else {"axis": self.axis}
+        axis: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         x = _operator("DequantizeLinear", inputs, torch.float32, self.integers.shape, axis)
         return x if self.integers.shape == self.shape else x.reshape(self.shape)
 
@@ -253,7 +266,11 @@ class _Layer(nn.Module):
 
 
 def _operator(
-    name: str, inputs: Sequence[Tensor], dtype: torch.dtype, shape: Sequence[Any], attributes: dict[str, Any] | None = None
+    name: str,
+    inputs: Sequence[Tensor],
+    dtype: torch.dtype,
+    shape: Sequence[Any],
+    attributes: dict[str, Any] | None = None,
 ) -> Tensor:
     return torch.onnx.ops.symbolic(name, inputs, attributes or {}, dtype=dtype, shape=shape, version=OPSET)
 
@@ -261,7 +278,9 @@ def _operator(
 def _float(module: nn.Module) -> nn.Module:
     try:
         return fold(module)
-    except TraceError:  # the exporter traces in another way, and may get through; BatchNorm is written as it is
+    except (
+        TraceError
+    ):  # the exporter traces in another way, and may get through; BatchNorm is written as it is
         return copy.deepcopy(module).eval()
 
 
@@ -277,25 +296,26 @@ def _quantized(module: QuantModel, target: str | None, preprocessing: Mapping[st
     model = copy.deepcopy(module).eval()
     direct = False
     for node in list(model.graph.nodes):
-        role = node.meta["role"]
+        role, name = node.meta["role"], str(node.target)
         if role == "grid":
-            grid = module.get_submodule(str(node.target))
-            assert isinstance(grid, FakeQuant)
-            reads_pixels = node.args[0].op == "placeholder" and _holds_pixels(grid, preprocessing)
+            quantizer = grid_at(module, name)
+            assert quantizer is not None
+            first = node.all_input_nodes[0].op == "placeholder"
+            reads_pixels = first and _holds_pixels(quantizer, preprocessing)
             direct = direct or reads_pixels
-            model.add_submodule(str(node.target), _Grid(grid, reads_pixels))
+            model.add_submodule(name, _Grid(quantizer, reads_pixels))
         elif role == "layer" and "before" in node.meta:
-            layer, before = module.get_submodule(str(node.target)), node.meta["before"]
+            layer = module.get_submodule(name)
             assert isinstance(layer, QuantLayer)
-            name = node.name + "_layer"
-            model.add_submodule(name, _Layer(layer, module.get_submodule(before) if before else None))
-            node.target, node.args = name, node.args[:1]
-        elif role in ("move", "join") and grid_before(node) and not _is_tuple(node):
+            node.target, node.args = f"{node.name}_layer", node.args[:1]
+            model.add_submodule(node.target, _Layer(layer, grid_at(module, node.meta["before"])))
+        elif role in ("move", "join") and (shared := grid_before(node)) and not _is_tuple(node):
             # A moved value lies on its grid already; the runtimes' matchers want to see it said.
+            others = list(node.users)
             with model.graph.inserting_after(node):
-                call = model.graph.call_module(grid_before(node), (node,))
+                call = model.graph.call_module(shared, (node,))
             call.meta.update(role="grid", kind="FakeQuant", name=call.name)
-            node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+            node.replace_all_uses_with(call, delete_user_cb=others.__contains__)
     model.graph.eliminate_dead_code()
     model.recompile()
     return model if direct else _Normalised(model, preprocessing)
@@ -319,13 +339,17 @@ def _to_onnx(network: nn.Module, example: Tensor, dynamic: Mapping[int, str]) ->
     # torch.export takes a size of 1 for a constant: a varying batch is traced with 2.
     sizes = [2 if axis in dynamic and size == 1 else size for axis, size in enumerate(example.shape)]
     image = torch.zeros(sizes, dtype=torch.uint8)
-    shapes = {axis: torch.export.Dim.DYNAMIC for axis in dynamic}
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            network, (image,), dynamo=True, opset_version=OPSET, dynamic_shapes=(shapes,), verbose=False
-        )
-    assert program is not None
-    return program.model_proto
+    shapes = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(network, (image,), dynamic_shapes=(shapes,), strict=False)
+            written = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+    except Exception as error:  # torch.export and the ONNX exporter have many of their own
+        varying = f" with varying {', '.join(dynamic.values())}" if dynamic else ""
+        reason = str(error).strip().split("\n\n")[0]
+        raise ValueError(f"cannot export the network{varying}: {reason}") from error
+    assert written is not None
+    return written.model_proto
 
 
 @contextmanager
@@ -346,8 +370,12 @@ def _name_interface(model: Any, outputs: Sequence[str], dynamic: Mapping[int, st
     """Input "image", outputs as given, varying axes by their names (output axes that follow from them: none)."""
     graph = model.graph
     if len(graph.output) != len(outputs):
-        raise ValueError(f"the network has {len(graph.output)} outputs, {len(outputs)} names were given: {outputs}")
-    renamed = {graph.input[0].name: "image"} | {o.name: name for o, name in zip(graph.output, outputs)}
+        raise ValueError(
+            f"the network has {len(graph.output)} outputs, {len(outputs)} names were given: {outputs}"
+        )
+    renamed = {graph.input[0].name: "image"} | {
+        o.name: name for o, name in zip(graph.output, outputs, strict=True)
+    }
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -366,7 +394,15 @@ def _name_interface(model: Any, outputs: Sequence[str], dynamic: Mapping[int, st
 
 
 DEFAULTS: dict[str, Any] = {
-    **{"group": 1, "auto_pad": b"NOTSET", "storage_order": 0, "ceil_mode": 0, "alpha": 1.0, "beta": 1.0, "transA": 0},
+    **{
+        "group": 1,
+        "auto_pad": b"NOTSET",
+        "storage_order": 0,
+        "ceil_mode": 0,
+        "alpha": 1.0,
+        "beta": 1.0,
+        "transA": 0,
+    },
     "count_include_pad": 0,
 }
 
@@ -380,8 +416,13 @@ def _shrink(model: Any) -> None:
     del model.metadata_props[:], graph.value_info[:], graph.metadata_props[:]
     model.producer_name, model.producer_version, model.doc_string, graph.doc_string = "octavo", "", "", ""
     graph.name = "g"
+    seen: set[str] = set()
     for node in graph.node:
-        node.name = _module_name(node)
+        name = _module_name(node)
+        node.name = next(
+            n for n in (name, *(f"{name}_{i}" for i in range(2, len(graph.node) + 2))) if n not in seen
+        )
+        seen |= {node.name} - {""}
         del node.metadata_props[:]
         node.doc_string = ""
         kept = [a for a in node.attribute if not _is_default(a)]
@@ -422,7 +463,11 @@ def _short(name: str, names: dict[str, str]) -> str:
 
 
 def _module_name(node: Any) -> str:
-    return ""
+    """Where a layer of weights comes from, "conv1.0"; nothing for other nodes."""
+    scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or not scopes:
+        return ""
+    return str((["", *ast.literal_eval(scopes[0])])[-2]).removeprefix("network.")
 
 
 def _is_default(attribute: Any) -> bool:

@@ -66,7 +66,9 @@ CASES = [
     pytest.param(S8_AFFINE, -0.52, 1.7, 0, id="s8 affine"),
     pytest.param(S8, -2.5, 2.5, 0, id="s8 symmetric"),
     pytest.param(S8, -127.0, 127.0, 0, id="s8 with scale 1: ties"),
-    pytest.param(Grid(granularity="channel"), [-1.0, -3.0, -0.1, -9.0], [1.0, 3.0, 0.1, 9.0], 0, id="channel"),
+    pytest.param(
+        Grid(granularity="channel"), [-1.0, -3.0, -0.1, -9.0], [1.0, 3.0, 0.1, 9.0], 0, id="channel"
+    ),
     pytest.param(Grid(granularity="channel"), [-1.0, -3.0, -0.1], [1.0, 3.0, 0.1], 1, id="channel on axis 1"),
 ]
 
@@ -177,7 +179,9 @@ def quant_layer(layer: nn.Module, axis: int = 0) -> QuantLayer:
 def by_integers(quant: QuantLayer, q_x: Tensor, before: FakeQuant, after: FakeQuant) -> Tensor:
     """The output's integers from int64 sums and one float32 multiplication, as integer kernels are specified."""
     layer = quant.layer
-    q_w = torch.round(quant.weight.detach() / quant.weight_grid.scale.reshape(-1, *[1] * (quant.weight.dim() - 1)))
+    q_w = torch.round(
+        quant.weight.detach() / quant.weight_grid.scale.reshape(-1, *[1] * (quant.weight.dim() - 1))
+    )
     step = before.scale * quant.weight_grid.scale
     q_b = torch.round(layer.bias.detach() / step)  # type: ignore[union-attr,operator]
     x = q_x.double() - before.zero_point

@@ -90,10 +90,17 @@ def convolution(kind: type[nn.Module], groups: int) -> nn.Module:
     [
         pytest.param(nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), (2, 4, 9), id="conv1d"),
         pytest.param(nn.Conv2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), (2, 4, 9, 9), id="conv2d in groups"),
-        pytest.param(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6, affine=False), (2, 4, 9, 9), id="no bias, no gain"),
+        pytest.param(
+            nn.Conv2d(4, 6, 3, bias=False),
+            nn.BatchNorm2d(6, affine=False),
+            (2, 4, 9, 9),
+            id="no bias, no gain",
+        ),
         pytest.param(nn.Conv3d(4, 6, 3), nn.BatchNorm3d(6), (2, 4, 5, 5, 5), id="conv3d"),
         pytest.param(nn.ConvTranspose2d(4, 6, 3, 2), nn.BatchNorm2d(6), (2, 4, 5, 5), id="transposed"),
-        pytest.param(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), (2, 4, 5, 5), id="transposed in groups"),
+        pytest.param(
+            nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), (2, 4, 5, 5), id="transposed in groups"
+        ),
         pytest.param(nn.ConvTranspose1d(4, 6, 3), nn.BatchNorm1d(6), (2, 4, 5), id="transposed 1d"),
         pytest.param(nn.Linear(4, 6), nn.BatchNorm1d(6), (8, 4), id="linear"),
     ],
@@ -114,9 +121,12 @@ def test_folding_changes_nothing(layer: nn.Module, norm: nn.Module, shape: tuple
 @pytest.mark.parametrize(
     "net",
     [
-        pytest.param(Net(lambda n, x: n.bn(F.relu(n.a(x))), a=conv(3, 4), bn=nn.BatchNorm2d(4)), id="behind a ReLU"),
         pytest.param(
-            Net(lambda n, x: (lambda y: n.bn(y) + y)(n.a(x)), a=conv(3, 4), bn=nn.BatchNorm2d(4)), id="seen by others"
+            Net(lambda n, x: n.bn(F.relu(n.a(x))), a=conv(3, 4), bn=nn.BatchNorm2d(4)), id="behind a ReLU"
+        ),
+        pytest.param(
+            Net(lambda n, x: (lambda y: n.bn(y) + y)(n.a(x)), a=conv(3, 4), bn=nn.BatchNorm2d(4)),
+            id="seen by others",
         ),
         pytest.param(
             Net(lambda n, x: n.bn(n.a(x)) + n.a(x), a=conv(3, 4), bn=nn.BatchNorm2d(4)), id="one call of two"
@@ -159,7 +169,13 @@ PLACES = [
         id="behind the activation, not behind MaxPool or Flatten, none at the head",
     ),
     pytest.param(
-        Net(lambda n, x: n.h(F.relu(n.b(F.silu(n.a(x))) + n.c(x))), a=conv(3, 8), b=conv(8, 8), c=conv(3, 8), h=conv(8, 2)),
+        Net(
+            lambda n, x: n.h(F.relu(n.b(F.silu(n.a(x))) + n.c(x))),
+            a=conv(3, 8),
+            b=conv(8, 8),
+            c=conv(3, 8),
+            h=conv(8, 2),
+        ),
         {"x": "", "silu": "", "b": "", "c": "", "relu": ""},
         id="both operands of an Add, behind the ReLU that follows it",
     ),
@@ -172,7 +188,12 @@ PLACES = [
         id="one grid for all that enters a Concat",
     ),
     pytest.param(
-        Net(lambda n, x: n.h(F.relu(torch.cat([n.a(x), n.b(x)], 1))), a=conv(3, 8), b=conv(3, 8), h=conv(16, 2)),
+        Net(
+            lambda n, x: n.h(F.relu(torch.cat([n.a(x), n.b(x)], 1))),
+            a=conv(3, 8),
+            b=conv(3, 8),
+            h=conv(16, 2),
+        ),
         {"x": "", "a": "1", "b": "1", "relu": ""},
         id="a ReLU behind the Concat",
     ),
@@ -200,12 +221,21 @@ PLACES = [
         id="a mean",
     ),
     pytest.param(
-        Net(lambda n, x: n.h(F.relu(n.a(x)).view(x.size(0), 8 * x.shape[2] * 16)), a=conv(3, 8), h=nn.Linear(2048, 2)),
+        Net(
+            lambda n, x: n.h(F.relu(n.a(x)).view(x.size(0), 8 * x.shape[2] * 16)),
+            a=conv(3, 8),
+            h=nn.Linear(2048, 2),
+        ),
         {"x": "", "relu": ""},
         id="sizes are no values",
     ),
     pytest.param(
-        Net(lambda n, x: n.h(n.r(F.relu(n.a(x)).flatten(2).mT)[0]), a=conv(3, 8), r=nn.LSTM(8, 4), h=nn.Linear(4, 2)),
+        Net(
+            lambda n, x: n.h(n.r(F.relu(n.a(x)).flatten(2).mT)[0]),
+            a=conv(3, 8),
+            r=nn.LSTM(8, 4),
+            h=nn.Linear(4, 2),
+        ),
         {"x": "", "getitem": ""},
         id="an LSTM is float",
     ),
@@ -439,7 +469,9 @@ class Breaks(nn.Module):
         pytest.param(chain(), [], "empty", id="no batches"),
         pytest.param(chain(), [torch.zeros(0, 3, 16, 16)], "batches of normalised", id="an empty batch"),
         pytest.param(chain(), [torch.zeros(1, 3, 16, 16, dtype=torch.uint8)], "normalised", id="pixels"),
-        pytest.param(chain(), [torch.full((1, 3, 16, 16), 255.0)], "normalise the images", id="not normalised"),
+        pytest.param(
+            chain(), [torch.full((1, 3, 16, 16), 255.0)], "normalise the images", id="not normalised"
+        ),
         pytest.param(chain(), [torch.full((1, 3, 16, 16), torch.nan)], "input_1", id="NaN in the input"),
         pytest.param(
             nn.Sequential(conv(3, 4), Breaks(torch.nan), nn.ReLU(), conv(4, 4), nn.ReLU(), conv(4, 2)),
@@ -457,7 +489,9 @@ def test_bad_calibration_data(net: nn.Module, batches: list[Tensor], says: str) 
     model = prepare(net, CPU)
     with pytest.raises(ValueError, match=says):
         calibrate(model, batches)
-    assert {grid.mode for grid in grids(model).values()} == {"off"}, "a failure must leave the model as it was"
+    assert {grid.mode for grid in grids(model).values()} == {"off"}, (
+        "a failure must leave the model as it was"
+    )
 
 
 def test_constant_activations_and_dead_layers() -> None:

@@ -6,12 +6,13 @@
     print(qmodel)                            # what was done to each layer
 
 Read in this order: scheme.py (what a grid is), fake.py (rounding to it), observe.py (which range),
-prepare.py (where), calibrate.py (with what data).
+prepare.py (where), calibrate.py (with what data), describe.py (what came of it).
 """
 
 from octavo.quantize.calibrate import Calibration, calibrate
+from octavo.quantize.describe import describe
 from octavo.quantize.fake import FakeQuant, QuantLayer
-from octavo.quantize.prepare import TraceError, describe, fold, grids, layers, prepare, set_mode
+from octavo.quantize.prepare import TraceError, fold, grids, layers, prepare, set_mode
 from octavo.quantize.scheme import Grid, Scheme
 
 __all__ = [

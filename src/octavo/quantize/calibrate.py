@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octavo.quantize.prepare import QuantModel, grids, layers, set_mode
+from octavo.quantize.prepare import QuantModel, grid_at, grids, layers, set_mode
 
 
 @dataclass(frozen=True)
@@ -81,5 +81,5 @@ def _set_ranges(qmodel: QuantModel) -> None:
             raise ValueError(f"no values reached {grid.name}: does the forward pass use it?")
         grid.set_range(*grid.observer.range())
     for name, layer in layers(qmodel).items():
-        inputs = [node.meta["before"] for node in qmodel.graph.nodes if node.target == name]
-        layer.fit_weight([None if grid is None else qmodel.get_submodule(grid) for grid in inputs])
+        calls = [node for node in qmodel.graph.nodes if node.target == name]
+        layer.fit_weight([grid_at(qmodel, node.meta["before"]) for node in calls])

@@ -143,7 +143,9 @@ class FakeQuant(nn.Module):
         """x rounded to the grid, as floats."""
         grid = self.grid
         if self.scale.dtype != torch.float32:
-            raise ValueError(f"{self.name}: scales are {self.scale.dtype}; a quantized model stays in float32")
+            raise ValueError(
+                f"{self.name}: scales are {self.scale.dtype}; a quantized model stays in float32"
+            )
         if not (self.training and torch.is_grad_enabled()):
             return self.unrows(self.rows(self.steps(x)) * self._column(self.scale), x)
         # The fused kernel multiplies by 1 / scale: within one rounding of the division in `steps`.
@@ -183,21 +185,22 @@ class QuantLayer(nn.Module):
     State: weight, bias (float, trainable, under the names they had), weight_grid.scale, weight_grid.zero_point.
     """
 
-    def __init__(self, layer: nn.Module, weight_grid: FakeQuant, integer_bias: bool) -> None:
+    def __init__(self, layer: Any, weight_grid: FakeQuant, integer_bias: bool) -> None:
         super().__init__()
-        self.weight: nn.Parameter = layer.weight  # type: ignore[assignment]
-        self.bias: nn.Parameter | None = layer.bias  # type: ignore[assignment]
+        self.weight: nn.Parameter = layer.weight
+        self.bias: nn.Parameter | None = layer.bias
         self.weight_grid = weight_grid
         self.integer_bias = integer_bias
         self._layer = (layer,)  # in a tuple: not registered, so its parameters aren't listed twice
 
     @property
-    def layer(self) -> nn.Module:
+    def layer(self) -> Any:
         """The float layer, which knows stride, padding and the like; it shares our parameters."""
         return self._layer[0]
 
     def apply_layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return functional_call(self.layer, {"weight": weight, "bias": bias}, (x,))
+        parameters: dict[str, Any] = {"weight": weight, "bias": bias}
+        return functional_call(self.layer, parameters, (x,))
 
     def forward(self, x: Tensor, before: FakeQuant | None, after: FakeQuant | None) -> Tensor:
         """x lies on the grid `before`; the result, after a ReLU at most, will be rounded to `after`."""

@@ -18,13 +18,13 @@ from __future__ import annotations
 import copy
 import operator
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from octavo.quantize.fake import MODES, FakeQuant, QuantLayer
 from octavo.quantize.scheme import Grid, Scheme
@@ -56,8 +56,10 @@ KINDS: dict[str, dict[str, tuple[Any, ...]]] = {
             *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d),
         ),
         "Flatten": (nn.Flatten, torch.flatten, "flatten"),
-        "Reshape": (nn.Unflatten, torch.reshape, torch.squeeze, torch.unsqueeze)
-        + ("reshape", "view", "squeeze", "unsqueeze", "contiguous", "expand"),
+        "Reshape": (
+            *(nn.Unflatten, torch.reshape, torch.squeeze, torch.unsqueeze),
+            *("reshape", "view", "squeeze", "unsqueeze", "contiguous", "expand"),
+        ),
         "Transpose": (torch.permute, torch.transpose, "permute", "transpose"),
         "Split": (torch.split, torch.chunk, "split", "chunk", operator.getitem),
         "Upsample": (nn.UpsamplingNearest2d,),
@@ -82,6 +84,7 @@ KINDS: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 ROLES = {key: (role, name) for role, kinds in KINDS.items() for name, keys in kinds.items() for key in keys}
 TWO_OPERANDS = ("Add", "Mul", "MatMul")
+OPS = {"placeholder": "input", "output": "output", "get_attr": "constant"}
 FUSED = ("ReLU", "ReLU6")  # clipping commutes with rounding: it costs an integer kernel nothing
 
 
@@ -90,14 +93,18 @@ class TraceError(ValueError):
 
 
 class QuantModel(fx.GraphModule):
-    """A network on grids. `meta["scheme"]` says which; its nodes carry their role and why they are in float."""
+    """A network on grids. meta["scheme"] says which; each node's meta has its "role", "kind" and "name" (see KINDS).
+
+    A quantized layer's node knows the quantizers "before" and "after" it by name, or None.
+    """
 
     def __str__(self) -> str:
+        from octavo.quantize.describe import describe
+
         return describe(self)
 
 
-
-def prepare(module: nn.Module, scheme: Scheme) -> nn.Module:
+def prepare(module: nn.Module, scheme: Scheme) -> QuantModel:
     """A copy of `module`, BN folded, with its quantizers in place and off: `calibrate` chooses their ranges.
 
     The copy computes as the float network does until then. Its state_dict has the folded weights under the float
@@ -107,12 +114,12 @@ def prepare(module: nn.Module, scheme: Scheme) -> nn.Module:
     for name, parameter in module.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ValueError(f"{name} is {parameter.dtype}: quantize the float32 network (module.float())")
-    traced = fold(module, scheme.skip)
-    model = QuantModel(traced, traced.graph, type(module).__name__)
+    folded = fold(module, scheme.skip)
+    model = QuantModel(folded, folded.graph, type(module).__name__)
     model.meta["scheme"] = scheme
     _assign_roles(model)
-    for group in _groups(model, scheme):
-        _insert_grid(model, scheme, group)
+    for sharing in _wanted(model, scheme):
+        _insert_grid(model, scheme, sharing)
     for node in list(model.graph.nodes):
         if _is_quantized(node, scheme):
             _replace_layer(model, scheme, node)
@@ -134,6 +141,15 @@ def set_mode(model: nn.Module, mode: str) -> None:
 def grids(model: nn.Module) -> dict[str, FakeQuant]:
     """All quantizers, of activations and weights, by name in the model."""
     return {name: m for name, m in model.named_modules() if isinstance(m, FakeQuant)}
+
+
+def grid_at(model: nn.Module, name: str | None) -> FakeQuant | None:
+    """The quantizer of this name."""
+    if name is None:
+        return None
+    found = model.get_submodule(name)
+    assert isinstance(found, FakeQuant), name
+    return found
 
 
 def layers(model: nn.Module) -> dict[str, QuantLayer]:
@@ -161,7 +177,9 @@ def trace(module: nn.Module, skip: Sequence[str] = ()) -> fx.GraphModule:
         graph = _Tracer(skip).trace(module)
     except Exception as error:  # whatever the network's own code raised on values that aren't there yet
         inside_torch = str(Path(torch.__file__).parent)
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(inside_torch)]
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(inside_torch)
+        ]
         at = frames[-1]
         raise TraceError(
             f"cannot trace {type(module).__name__}: {at.filename}, line {at.lineno}: `{at.line}` ({error}). "
@@ -179,23 +197,22 @@ def fold(module: nn.Module, skip: Sequence[str] = ()) -> fx.GraphModule:
     calls: dict[str, list[fx.Node]] = {}
     for node in model.graph.nodes:
         if node.op == "call_module":
-            calls.setdefault(node.target, []).append(node)
-    for target, nodes in calls.items():
-        norm = model.get_submodule(target)
+            calls.setdefault(str(node.target), []).append(node)
+    for name, norms in calls.items():
+        norm = model.get_submodule(name)
         if not isinstance(norm, BATCH_NORMS) or norm.running_mean is None:
             continue
         # A layer called twice is folded if this norm, and nothing else, follows each call.
-        inputs = [node.args[0] for node in nodes]
-        owners = {node.target for node in inputs if isinstance(node, fx.Node) and node.op == "call_module"}
-        owner = owners.pop() if len(owners) == 1 else None
-        if owner is None or inputs != calls[owner] or any(len(node.users) > 1 for node in calls[owner]):
+        inputs = [node.all_input_nodes[0] for node in norms]
+        owner = str(inputs[0].target)
+        if inputs != calls.get(owner) or any(len(node.users) > 1 for node in inputs):
             continue
         layer = model.get_submodule(owner)
         if not isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
             continue
         _fold_into(layer, norm)
-        for node in nodes:
-            node.replace_all_uses_with(node.args[0])
+        for node, value in zip(norms, inputs, strict=True):
+            node.replace_all_uses_with(value)
             model.graph.erase_node(node)
     model.delete_all_unused_submodules()
     model.recompile()
@@ -203,7 +220,7 @@ def fold(module: nn.Module, skip: Sequence[str] = ()) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def _fold_into(layer: nn.Module, norm: nn.Module) -> None:
+def _fold_into(layer: Any, norm: Any) -> None:
     """norm(W x + b) = (g W) x + (b - mean) g + shift, with g = gain / sqrt(var + eps), in float64."""
     weight, mean = layer.weight.double(), norm.running_mean.double()
     gain = torch.rsqrt(norm.running_var.double() + norm.eps)
@@ -228,25 +245,33 @@ def _fold_into(layer: nn.Module, norm: nn.Module) -> None:
 def _assign_roles(model: fx.GraphModule) -> None:
     """node.meta: "role" and "kind" (see KINDS), "name" (of the module, or of the node)."""
     for node in model.graph.nodes:
-        key: Any = node.target
-        if node.op == "call_module":
-            key = type(model.get_submodule(node.target))
+        key: Any = type(model.get_submodule(node.target)) if node.op == "call_module" else node.target
         role, kind = ROLES.get(key, ("other", getattr(key, "__name__", str(key))))
-        if node.op in ("placeholder", "output", "get_attr"):
-            role, kind = {"placeholder": "input", "output": "output", "get_attr": "constant"}[node.op], node.op
-        elif role != "size" and not _values(node):  # arithmetic on sizes
+        if node.op in OPS:
+            role, kind = OPS[node.op], node.op
+        elif role != "size" and not values_of(node):  # arithmetic on sizes
             role, kind = "size", "Size"
         elif kind == "Upsample" and _is_nearest(node, model):
             role = "move"
-        elif key is getattr and node.args[1] not in ("shape", "ndim", "dtype", "device"):
+        elif _is_special(node, key, kind):
             role = "other"
-        elif key is operator.getitem and _values(node)[0].meta["role"] == "other":
-            role = "other"  # one of several results of something unknown
-        elif key is F.pad and (node.kwargs.get("mode", "constant") != "constant" or node.kwargs.get("value")):
-            role = "other"
-        elif kind in TWO_OPERANDS and (len(_operands(node)) < 2 or node.kwargs):
-            role = "other"  # x + 1: integer kernels want both operands on grids
         node.meta.update(role=role, kind=kind, name=node.target if node.op == "call_module" else node.name)
+
+
+def _is_special(node: fx.Node, key: Any, kind: str) -> bool:
+    """Forms of known operations that the rules for their kind don't fit."""
+    if key is getattr:  # sizes, but not tensors such as x.mT
+        return node.args[1] not in ("shape", "ndim", "dtype", "device")
+    if key is operator.getitem:  # one of several results of something unknown
+        return bool(values_of(node)[0].meta["role"] == "other")
+    if key is F.pad:
+        return node.kwargs.get("mode", "constant") != "constant" or bool(node.kwargs.get("value"))
+    if kind == "Concat":
+        return any(n.meta["role"] == "constant" for n in node.all_input_nodes)
+    if kind in TWO_OPERANDS:  # x + 1: integer kernels want both operands on grids
+        operands = [a for a in node.args[:2] if isinstance(a, fx.Node) and a in values_of(node)]
+        return len(operands) < 2 or bool(node.kwargs)
+    return False
 
 
 def _is_nearest(node: fx.Node, model: fx.GraphModule) -> bool:
@@ -256,13 +281,9 @@ def _is_nearest(node: fx.Node, model: fx.GraphModule) -> bool:
     return str(mode).startswith("nearest")
 
 
-def _values(node: fx.Node) -> list[fx.Node]:
+def values_of(node: fx.Node) -> list[fx.Node]:
     """The tensors that a node reads, constants and sizes left out."""
     return [n for n in node.all_input_nodes if n.meta["role"] not in ("size", "constant")]
-
-
-def _operands(node: fx.Node) -> list[fx.Node]:
-    return [n for n in node.args[:2] if isinstance(n, fx.Node) and n in _values(node)]
 
 
 def _is_quantized(node: fx.Node, scheme: Scheme) -> bool:
@@ -272,63 +293,65 @@ def _is_quantized(node: fx.Node, scheme: Scheme) -> bool:
 def _sources(node: fx.Node) -> list[fx.Node]:
     """Where a value that was only moved and joined comes from."""
     if node.meta["role"] in ("move", "join"):
-        return [source for value in _values(node) for source in _sources(value)]
+        return [source for value in values_of(node) for source in _sources(value)]
     return [node]
 
 
-def _groups(model: fx.GraphModule, scheme: Scheme) -> list[list[fx.Node]]:
-    """Nodes whose value gets a grid; those in one list share it."""
+def _wanted(model: fx.GraphModule, scheme: Scheme) -> list[list[fx.Node]]:
+    """The nodes behind which a grid shall stand, in order; those in one list share it."""
     if scheme.activation is None:
         return []
     wanted: list[fx.Node] = []
-    reach: set[fx.Node] = set()  # values that some integer kernel reads, at once or through others
+    read: set[fx.Node] = set()  # values that a quantized layer reads, directly or through other operations
     for node in reversed(model.graph.nodes):
-        role = node.meta["role"]
+        role, values = node.meta["role"], values_of(node)
         if _is_quantized(node, scheme):
-            if scheme.quantize_outputs and node not in reach and node.meta["kind"] != "Linear":
-                user = next(iter(node.users), node)
-                wanted.append(user if len(node.users) == 1 and user.meta["kind"] in FUSED else node)
+            if scheme.quantize_outputs and node not in read and node.meta["kind"] != "Linear":
+                wanted.append(_behind_relu(node))
                 wanted[-1].meta["head"] = True
-            wanted += _values(node)[:1]
-            reach |= set(_values(node)[:1])
-        elif node in reach and role in ("activation", "move", "join", "arithmetic"):
-            values = _values(node)
-            reach |= set(values)
-            moved = role == "activation" and values[0].meta["role"] in ("move", "join")
-            if moved or (role in ("join", "arithmetic") and not scheme.skips(node.meta["name"])):
-                wanted += values
-                wanted += [node] if role == "join" else []
-    groups: list[list[fx.Node]] = []
+            wanted.append(values[0])
+            read.add(values[0])
+        elif node in read and role in ("activation", "move", "join", "arithmetic"):
+            read.update(values)
+            # An activation follows its layer without a grid between them, but not what was moved or joined.
+            apart = role == "activation" and values[0].meta["role"] in ("move", "join")
+            if (apart or role in ("join", "arithmetic")) and not scheme.skips(node.meta["name"]):
+                wanted += values + [node] * (role == "join")
+    sharing: list[set[fx.Node]] = []
     for value in wanted:
-        members = set(_sources(value))
-        for group in [g for g in groups if members & set(g)]:
-            members |= set(group)
-            groups.remove(group)
-        groups.append([n for n in model.graph.nodes if n in members])
+        sources = set(_sources(value))
+        overlapping = [group for group in sharing if group & sources]
+        sharing = [group for group in sharing if not group & sources] + [sources.union(*overlapping)]
     order = {node: i for i, node in enumerate(model.graph.nodes)}
-    return sorted(groups, key=lambda group: order[group[0]])
+    return sorted((sorted(group, key=order.__getitem__) for group in sharing), key=lambda g: order[g[0]])
 
 
-def _insert_grid(model: fx.GraphModule, scheme: Scheme, group: list[fx.Node]) -> None:
-    first = group[0]
-    owner = first
-    if first.meta["role"] == "activation" and _values(first)[0].meta["role"] == "layer":
-        owner = _values(first)[0]
+def _behind_relu(node: fx.Node) -> fx.Node:
+    """The ReLU that alone reads a layer's output, else the layer."""
+    user = next(iter(node.users), node)
+    return user if len(node.users) == 1 and user.meta["kind"] in FUSED else node
+
+
+def _insert_grid(model: fx.GraphModule, scheme: Scheme, sharing: list[fx.Node]) -> None:
+    first = sharing[0]
+    follows = first.meta["role"] == "activation" and values_of(first)[0].meta["role"] == "layer"
+    owner = values_of(first)[0] if follows else first
     grid = scheme.grid("activation", owner.meta["name"])
     assert grid is not None
-    name = f"{first.name}_grid"
     quantizer = FakeQuant(grid, first.meta["name"], scheme.calibrator, scheme.calibrator_options)
     if first.meta.get("head"):  # the highest scores are the best finds: clip none of them
         quantizer.calibrator, quantizer.options = "max", {}
-    if first.meta["role"] == "input" and len(group) == 1 and scheme.input_range is not None:
+    if first.meta["role"] == "input" and len(sharing) == 1 and scheme.input_range is not None:
         _fix(quantizer, scheme.input_range)
+    name = f"{first.name}_grid"
     model.add_submodule(name, quantizer)
     last_input = [n for n in model.graph.nodes if n.op == "placeholder"][-1]
-    for source in group:
+    for source in sharing:
         with model.graph.inserting_after(last_input if source.op == "placeholder" else source):
             call = model.graph.call_module(name, (source,))
         call.meta.update(role="grid", kind="FakeQuant", name=name)
-        source.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+        others = [user for user in source.users if user is not call]
+        source.replace_all_uses_with(call, delete_user_cb=others.__contains__)
 
 
 def _fix(quantizer: FakeQuant, limits: tuple[float, float]) -> None:
@@ -345,7 +368,7 @@ def _fix(quantizer: FakeQuant, limits: tuple[float, float]) -> None:
 
 def _replace_layer(model: fx.GraphModule, scheme: Scheme, node: fx.Node) -> None:
     name = str(node.target)
-    before, after = grid_before(_values(node)[0]), grid_after(node)
+    before, after = grid_before(values_of(node)[0]), grid_after(node)
     node.meta.update(before=before, after=after)
     layer = model.get_submodule(name)
     if not isinstance(layer, QuantLayer):  # else it is called twice
@@ -358,7 +381,7 @@ def _replace_layer(model: fx.GraphModule, scheme: Scheme, node: fx.Node) -> None
     node.args = (node.args[0], *arguments)
 
 
-def _quant_layer(layer: nn.Module, name: str, scheme: Scheme) -> QuantLayer:
+def _quant_layer(layer: Any, name: str, scheme: Scheme) -> QuantLayer:
     grid = scheme.grid("weight", name)
     assert grid is not None
     transposed = isinstance(layer, TRANSPOSED)
@@ -371,7 +394,9 @@ def _quant_layer(layer: nn.Module, name: str, scheme: Scheme) -> QuantLayer:
             rows = layer.weight.numel() // grid.group
     weight_grid = FakeQuant(grid, f"{name}.weight", rows=rows, axis=axis)
     # One int32 scale per output channel must exist.
-    integer_bias = scheme.integer_bias and grid.granularity != "group" and not (transposed and layer.groups > 1)
+    integer_bias = (
+        scheme.integer_bias and grid.granularity != "group" and not (transposed and layer.groups > 1)
+    )
     return QuantLayer(layer, weight_grid, integer_bias)
 
 
@@ -383,102 +408,12 @@ def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
 def grid_before(value: fx.Node) -> str | None:
     """The quantizer whose grid a value lies on: moving keeps it, and what is joined shares it."""
     while value.meta["role"] in ("move", "join"):
-        value = _values(value)[0]
+        value = values_of(value)[0]
     return str(value.target) if value.meta["role"] == "grid" else None
 
 
 def grid_after(node: fx.Node) -> str | None:
     """The quantizer that alone reads a layer's output, directly or behind a ReLU."""
-    user = next(iter(node.users), node)
-    if len(node.users) == 1 and user.meta["kind"] in FUSED:
-        node, user = user, next(iter(user.users), user)
-    return str(user.target) if len(node.users) == 1 and user.meta["role"] == "grid" else None
-
-
-# ---- explain
-
-# What ONNX Runtime 1.31 computes in integers between two grids, besides layers; measured (tests/unit/test_export.py).
-CPU_KERNELS = ("MaxPool", "Flatten", "Reshape", "Transpose", "Split", "Concat", "Add", "Mul", "MatMul", "AvgPool")
-CPU_KERNELS += ("Sigmoid", "LeakyReLU", "Upsample", "Identity")
-
-
-def how(node: fx.Node, model: fx.GraphModule) -> str:
-    """What a node will compute in on the scheme's target: "integer", "fused", or "float: why"."""
-    scheme: Scheme = model.meta["scheme"]
-    role, kind, name = node.meta["role"], node.meta["kind"], node.meta["name"]
-    values = _values(node)
-    if scheme.skips(name):
-        return "float: skipped by the scheme"
-    if role == "layer":
-        return _how_layer(node, model, scheme)
-    if role == "other":
-        why = "one operand is a constant" if kind in TWO_OPERANDS else "not a kind known here"
-        return f"float: {'no layer before it to fold into' if kind.startswith('BatchNorm') else why}"
-    if role not in ("activation", "move", "join", "arithmetic"):
-        return ""
-    if role == "activation" and kind in FUSED and values[0].meta["role"] in ("layer", "arithmetic"):
-        return "fused" if grid_after(node) else "float"
-    if not all(grid_before(value) for value in values):
-        return "float"
-    if role in ("activation", "arithmetic") and not grid_after(node):
-        return "float: no grid behind it"
-    if scheme.target == "cpu" and (kind not in CPU_KERNELS or (kind == "Upsample" and role != "move")):
-        return f"float: ONNX Runtime has no integer {kind}"
-    return "integer"
-
-
-def _how_layer(node: fx.Node, model: fx.GraphModule, scheme: Scheme) -> str:
-    layer = model.get_submodule(str(node.target))
-    assert isinstance(layer, QuantLayer)
-    after = node.meta["after"]
-    if node.meta["before"] is None:
-        return "float, from integer weights"
-    if scheme.target != "cpu":
-        return "integer" if after else "integer, float output"
-    kind, user = node.meta["kind"], next(iter(node.users))
-    if kind.startswith("ConvTranspose"):
-        return f"float: ONNX Runtime has no integer {kind}"
-    if getattr(layer.layer, "padding_mode", "zeros") != "zeros":
-        return "float: padding other than zeros is a layer of its own"
-    if after is None:
-        if kind == "Linear":
-            return "integer, float output"
-        why = f"{user.meta['kind']} before the grid" if user.meta["role"] == "activation" else "no grid behind it"
-        return f"float: {why}"
-    grid = model.get_submodule(after)
-    assert isinstance(grid, FakeQuant)
-    if user.meta["role"] == "activation" and grid.ready and int(grid.zero_point) != grid.grid.low:
-        return "float: a ReLU disappears only before a grid that starts at zero"
-    return "integer"
-
-
-def describe(model: nn.Module) -> str:
-    """One line per layer: its grids, the scale and zero-point of its output, and whether it is integer."""
-    if not isinstance(model, QuantModel):
-        raise ValueError(f"{type(model).__name__} is not a quantized model: prepare it first")
-    header = ("layer", "kind", "weight", "activation", "scale", "zero-point", "computes in")
-    rows = [row for node in model.graph.nodes if (row := _row(node, model))]
-    return _table([header, *rows])
-
-
-def _row(node: fx.Node, model: fx.GraphModule) -> tuple[str, ...] | None:
-    if node.meta["role"] in ("size", "constant", "output", "grid"):
-        return None
-    weight = ""
-    if node.op == "call_module" and isinstance(layer := model.get_submodule(str(node.target)), QuantLayer):
-        weight = str(layer.weight_grid.grid)
-    grid = next((str(user.target) for user in node.users if user.meta["role"] == "grid"), None)
-    columns = ["", "", ""]
-    if grid is not None:
-        quantizer = model.get_submodule(grid)
-        assert isinstance(quantizer, FakeQuant)
-        columns[0] = str(quantizer.grid) + (" (fixed)" if quantizer.fixed else "")
-        ready = quantizer.ready
-        columns[1:] = [f"{float(quantizer.scale):.6g}", str(int(quantizer.zero_point))] if ready else ["?", "?"]
-    return (node.meta["name"], node.meta["kind"], weight, *columns, how(node, model))
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    rows = list(rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    last = _behind_relu(node)
+    user = next(iter(last.users), last)
+    return str(user.target) if len(last.users) == 1 and user.meta["role"] == "grid" else None
