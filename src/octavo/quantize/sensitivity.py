@@ -22,7 +22,6 @@ of two runs of one batch, whatever the number of layers.
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -33,7 +32,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from octavo.quantize.fake import QuantLayer
+from octavo.quantize.fake import FakeQuant, QuantLayer
 from octavo.quantize.prepare import QuantModel, grid_after, grid_before, grids, layers
 from octavo.quantize.scheme import Scheme
 
@@ -162,9 +161,10 @@ def _a_switch_each(qmodel: QuantModel) -> Iterator[None]:
     originals = [(node, str(node.target)) for node in shared]
     try:
         for i, (node, name) in enumerate(originals):
-            twin = copy.copy(qmodel.get_submodule(name))
+            grid: Any = qmodel.get_submodule(name)
             source: Any = node.args[0]
-            twin.name = source.meta["name"]
+            twin = FakeQuant(grid.grid, source.meta["name"])
+            twin.scale, twin.zero_point = grid.scale, grid.zero_point
             node.target = f"{name}_{i}"
             qmodel.add_module(node.target, twin)
         _point_at_grids(qmodel)
