@@ -6,7 +6,7 @@ of code generation, a compiled graph of fixed shape 35 to 60 ms. What is done ab
 graphs (one Zen 5 core, OpenVINO 2026.4):
 
 - Free height and width: the graph with free sizes runs everything at first; where shapes alternate, as in a
-  pyramid, a fixed one is 15 to 18 % faster. A shape gets one when that saving, over the time the shape has
+  pyramid, a fixed one is 15 to 28 % faster. A shape gets one when that saving, over the time the shape has
   already run, would have paid for its compilation: whatever comes next, at most twice the best is spent.
   `settle` does it at once for the shapes met. The least recently used of STATIC are kept.
 - Its cache of generated code is bounded: the default one grew by 630 MB over 1,500 image sizes, 256 entries
@@ -32,7 +32,7 @@ from octavo.run import file_error, input_error
 
 STATIC = 32  # fixed graphs kept: two image sizes of up to 16 pyramid levels; some 2 MB each at 640x480
 REMEMBERED = 1024  # shapes whose running time is remembered
-SAVING = 0.15  # of the running time, by a fixed graph
+SAVING = 0.2  # of the running time, by a fixed graph
 CODE_CACHE = 256  # entries of OpenVINO's cache of generated code: some 8 a shape
 PIECES = (16, 4)  # images, largest first
 
@@ -129,16 +129,21 @@ class Compiled:
 
     def _in_pieces(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         """The batch cut into PIECES, each as often as it fits, what is left in one more of the smallest."""
-        arrays, start, count = [], 0, len(batch)
-        for size in PIECES:
-            while count - start >= size:
-                arrays.append(_infer(self._piece(size), batch[start : start + size]))
-                start += size
-        if start < count or not count:
-            filled = np.zeros((PIECES[-1], *batch.shape[1:]), np.uint8)
-            filled[: count - start] = batch[start:]
-            arrays.append(tuple(a[: count - start] for a in _infer(self._piece(PIECES[-1]), filled)))
-        return arrays[0] if len(arrays) == 1 else tuple(map(np.concatenate, zip(*arrays, strict=True)))
+        count = len(batch)
+        arrays: list[np.ndarray] = []
+        start = 0
+        while start < count or not arrays:
+            size = next((size for size in PIECES if count - start >= size), PIECES[-1])
+            piece = batch[start : start + size]
+            if len(piece) < size:
+                piece = np.zeros((size, *batch.shape[1:]), np.uint8)
+                piece[: count - start] = batch[start:]
+            views = self._piece(size).infer(piece, share_inputs=True, share_outputs=True).values()
+            arrays = arrays or [np.empty((count, *view.shape[1:]), view.dtype) for view in views]
+            for array, view in zip(arrays, views, strict=True):
+                array[start : start + size] = view[: count - start]
+            start += size
+        return tuple(arrays)
 
     def _piece(self, size: int) -> Any:
         shape = (size, *self._dims[1:])
