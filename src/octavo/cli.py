@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from octavo.data.check import Report
+    from octavo.quantize.sensitivity import Table
     from octavo.run.bench import Row
-    from octavo.verbs import NetworkProgress, Progress, Result, TrainingProgress
+    from octavo.verbs import NetworkProgress, Progress, Result, StepProgress, TrainingProgress
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Which extra brings a module that the base install does without.
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _bare_json(arguments: list[str]) -> list[str]:
-    """evaluate and bench take --json FILE; a --json without a file means stdout, as for every other verb."""
-    if arguments and arguments[0] in ("evaluate", "bench"):
+    """For verbs that take --json FILE: a --json without a file means stdout, as for every other verb."""
+    if arguments and arguments[0] in ("evaluate", "bench", "sensitivity"):
         for i, word in enumerate(arguments):
             if word == "--json" and (i + 1 == len(arguments) or arguments[i + 1].startswith("--")):
                 return [*arguments[: i + 1], "-", *arguments[i + 1 :]]
@@ -386,8 +387,8 @@ def train(
 
 
 @contextmanager
-def _training() -> Iterator[TrainingProgress]:
-    """A bar per network on stderr, or a line now and then where stderr is no terminal."""
+def _bars() -> Iterator[Callable[[str, int, int, str], None]]:
+    """show(name, done, total, text): a bar per name on stderr, or its text now and then where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -397,18 +398,40 @@ def _training() -> Iterator[TrainingProgress]:
         tasks: dict[str, TaskID] = {}
         told = time.monotonic()
 
-        def progress(network: str, done: int, total: int, losses: dict[str, float]) -> None:
+        def show(name: str, done: int, total: int, text: str) -> None:
             nonlocal told
-            what = f"{network} samples" if not losses else network
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            text = " ".join([what, *(f"{name} {value:.4f}" for name, value in losses.items())])
-            bar.update(tasks[what], completed=done, total=total, description=text)
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total, description=text)
             if not console.is_terminal and (done == total or time.monotonic() - told > 10):
                 _tell(f"{text}  {done}/{total}")
                 told = time.monotonic()
 
+        yield show
+
+
+@contextmanager
+def _training() -> Iterator[TrainingProgress]:
+    """Bars for the samples and the training of each network, with its losses."""
+    with _bars() as show:
+
+        def progress(network: str, done: int, total: int, losses: dict[str, float]) -> None:
+            what = network if losses else f"{network} samples"
+            show(
+                what,
+                done,
+                total,
+                " ".join([what, *(f"{name} {value:.4f}" for name, value in losses.items())]),
+            )
+
         yield progress
+
+
+@contextmanager
+def _steps() -> Iterator[StepProgress]:
+    """A bar for each network that is looked at."""
+    with _bars() as show:
+        yield lambda what, done, total: show(what, done, total, what)
 
 
 @verb(
@@ -489,6 +512,121 @@ def export(
     for name, found in (parities | {name: form.parity for name, form in lowered.items()}).items():
         if not found.ok:
             _tell(f"Warning: {name}.onnx computes something else than the network it was made from.")
+
+
+@verb(
+    "octavo sensitivity runs/mtcnn-int8 --data shared/data/faces --chart sensitivity.png",
+    "octavo sensitivity runs/mtcnn-int8 --data faces --by ap --images 50 --budget .002 --out runs/mtcnn-mixed",
+)
+def sensitivity(
+    model: Annotated[
+        str, typer.Argument(metavar="INT8-FOLDER", help="A quantized model folder with .pt files.")
+    ],
+    data: Data,
+    by: Annotated[
+        str, typer.Option(help="sqnr: outputs against the float networks; ap: precision on held-out images.")
+    ] = "sqnr",
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Training images to measure on. [sqnr: 16, ap: 100]")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep layers in float until: no output is below this SQNR, dB; or so much AP is lost."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the model with these layers in float.")
+    ] = None,
+    chart: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw bars: FILE_NETWORK.png for each network.")
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Quantize one layer at a time, and all but one: which of them suffer, worst first.
+
+    With --budget, find how few layers must stay in float, and with --out write that model.
+    """
+    from octavo import verbs
+
+    _one_of(by, ("sqnr", "ap"), "--by")
+    if out and budget is None:
+        raise typer.BadParameter("needs --budget: how much may be lost?", param_hint="--out")
+    with _steps() as progress:
+        found = verbs.sensitivity(
+            model, data, by=by, images=images, budget=budget, out=out, chart=chart, progress=progress
+        )
+    if json:
+        from octavo.folder import provenance
+
+        _write({"model": model, "data": str(data)} | found.to_dict() | provenance(), json)
+    if json != "-":
+        for name, table in found.tables.items():
+            _print_sensitivity(name, table)
+    if found.kept is not None and json != "-":
+        reached = ", ".join(f"{name} {score:.4g}" for name, score in (found.score or {}).items())
+        print(f"In float: {', '.join(found.kept) or 'nothing needs to be'}. Then: {reached}")
+        if found.out:
+            print(f"Written: {found.out} (octavo export {found.out} makes the ONNX files)")
+    for file in found.charts:
+        _tell(f"Chart: {file}")
+
+
+def _print_sensitivity(name: str, table: Table) -> None:
+    by = "SQNR, dB" if table.by == "sqnr" else table.by
+    head = ("layer", "kind", "weights", *(f"{o}: alone" for o in table.outputs))
+    head += tuple(f"{o}: all but it" for o in table.outputs)
+    rows: list[tuple[Any, ...]] = [
+        (row.layer, row.kind, row.parameters, *map(_decibels, (*row.alone, *row.others)))
+        for row in table.rows
+    ]
+    ends = [] if table.by == "sqnr" else [("float", None, None, *map(_decibels, table.reference), None)]
+    together = (None,) * len(table.outputs)
+    ends.append(("all quantized", None, None, *together, *map(_decibels, table.quantized)))
+    _table(head, [*rows, *ends], f"{name}, {by}")
+
+
+def _decibels(value: float) -> str:
+    return "exact" if value == float("inf") else f"{value:.2f}" if abs(value) > 1 else f"{value:.4f}"
+
+
+@verb(
+    "octavo inspect runs/mtcnn-int8 --data shared/data/faces --out out/inside",
+    "octavo inspect runs/mtcnn-int8 --data faces --out out/inside --images 4 --no-pictures",
+)
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="FOLDER", help="A quantized model folder with .pt files.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write tables and pictures.")],
+    images: Annotated[int, typer.Option(min=1, help="Training images to look at.")] = 16,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Only the CSV files.")] = False,
+    json: Json = False,
+) -> None:
+    """Look inside a quantized model: range, clipping, dead channels and SQNR of every layer's values."""
+    from octavo import verbs
+
+    with _steps() as progress:
+        found = verbs.inspect(model, data, out, images=images, pictures=not no_pictures, progress=progress)
+    if json:
+        return _print_json({name: [t.to_row() for t in tensors] for name, tensors in found.items()})
+    for name, tensors in found.items():
+        rows = [
+            (
+                f"{t.layer} {t.kind}",
+                t.grid,
+                *(f"{value:.3g}" for value in (t.min, t.max, t.std)),
+                f"{t.clipped:.3%}",
+                f"{t.dead}/{t.channels}",
+                *map(_decibels, (t.sqnr, t.sqnr_network)),
+            )
+            for t in tensors
+        ]
+        _table(
+            ("values", "grid", "min", "max", "deviation", "clipped", "dead", "SQNR, dB", "of the network"),
+            rows,
+            name,
+        )
+    print(f"Written: {out}")
 
 
 def _one_of(word: str, known: Sequence[str], option: str) -> None:

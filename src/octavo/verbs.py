@@ -1,6 +1,6 @@
 """The verbs as Python functions over model folders; the command line adds only options and printing.
 
-    ls  data  recipe  import_  train  quantize  export  predict  evaluate  bench
+    ls  data  recipe  import_  train  quantize  sensitivity  inspect  export  predict  evaluate  bench
 
 What differs between families is asked of the family's own modules (octavo.models). Nothing heavy is imported
 before a verb needs it. Long verbs take `progress(done, total)`. Wrong arguments raise ValueError, a name of
@@ -9,6 +9,7 @@ nothing its subclass UnknownName.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import tempfile
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
-from octavo.models import load_modules, part, save_module, train_stages, variants
+from octavo.models import load_modules, part, save_module, scheme_for, train_stages, variants
 from octavo.recipe import to_dict
 
 if TYPE_CHECKING:
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     from octavo.data.check import Report
     from octavo.export import Parity
     from octavo.outputs import Detections
+    from octavo.quantize.inspect import Tensors
+    from octavo.quantize.sensitivity import Table
     from octavo.recipe import Network as NetworkShape
     from octavo.run.bench import Row
 
 PathLike = str | Path
 Progress = Callable[[int, int], None]  # done, of how many
 NetworkProgress = Callable[[str, int], None]  # network, done
+StepProgress = Callable[[str, int, int], None]  # network, done, of how many
 TrainingProgress = Callable[[str, int, int, dict[str, float]], None]  # network, step, of how many, losses
 Network = Callable[["np.ndarray"], "tuple[np.ndarray, ...]"]
 SAMPLES = Path(__file__).parent / "samples"
@@ -299,7 +303,8 @@ def quantize(
     """Float model folder -> INT8 model folder (default runs/NAME-int8), without training. Returns it.
 
     Each network is calibrated on what the float ones before it let through of `images` training images.
-    keep_float adds name patterns of layers to the recipe's; `scheme` goes to quantize.Scheme.for_target.
+    keep_float adds name patterns of layers to the recipe's ("pnet/face" is one of pnet alone); `scheme` goes to
+    quantize.Scheme.for_target.
     """
     torch = _need_torch()
     from octavo.quantize import Scheme, calibrate, prepare
@@ -327,7 +332,7 @@ def quantize(
                 (torch.from_numpy(pixels).float() - offset) * scale
                 for pixels in batches(name, Path(data), floats, settings, images)
             )
-            quantized = prepare(module, scheme_)
+            quantized = prepare(module, scheme_for(scheme_, name))
             done = calibrate(quantized, tensors, partial(progress, name) if progress else None)
             calibrations[name] = done.to_dict()
             save_module(quantized, stage / f"{name}.pt")
@@ -466,6 +471,317 @@ def _need_torch() -> Any:
     except ModuleNotFoundError:
         raise ImportError("this needs torch, which is not installed: pip install 'octavo[train]'") from None
     return torch
+
+
+# Which layers suffer ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Tables of octavo.quantize.sensitivity, one per network, and the mixed precision found, if one was wanted."""
+
+    tables: dict[str, Table]
+    by: str
+    images: int
+    kept: tuple[str, ...] | None = None  # "NETWORK/LAYER" to keep in float
+    score: dict[str, float] | None = None  # with these in float: SQNR per network, or {"ap": AP}
+    out: Path | None = None
+    charts: tuple[Path, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        tables = {name: table.to_dict() for name, table in self.tables.items()}
+        mixed = {"kept": self.kept, "score": self.score, "out": self.out and str(self.out)}
+        return {"by": self.by, "images": self.images, "tables": tables, "mixed": mixed}
+
+
+def sensitivity(
+    model: PathLike,
+    data: PathLike,
+    *,
+    by: str = "sqnr",
+    images: int | None = None,
+    budget: float | None = None,
+    out: PathLike | None = None,
+    chart: PathLike | None = None,
+    progress: StepProgress | None = None,
+) -> Sensitivity:
+    """What each layer of an INT8 folder loses by its integers; and, with a budget, which to keep in float.
+
+    by "sqnr": the networks' outputs against their float ones on `images` (16) training images, not those of the
+    calibration's seed; no labels. by "ap": average precision on `images` (100) of the training images that
+    training kept out; one network is quantized while the others are in float.
+    budget: by "sqnr" the lowest SQNR allowed for any output, dB; by "ap" the largest loss of AP allowed.
+    out: the folder for the mixed model, state dicts and model.json; to be exported like any other.
+    chart: a PNG file for the bars; with several networks STEM_NETWORK.png for each.
+    """
+    from octavo.evaluate import charts
+
+    if chart:
+        charts.check(chart)
+    if by not in ("sqnr", "ap"):
+        raise UnknownName(f"no yardstick {by!r}.{did_you_mean(by, ('sqnr', 'ap'))} There are: sqnr, ap.")
+    if out and budget is None:
+        raise ValueError("a mixed model needs a budget: how much may be lost?")
+    if by == "ap" and budget is not None and not 0 <= budget <= 1:
+        raise ValueError(f"the budget is the AP that may be lost, from 0 to 1, not {budget:g}")
+    path, info, modules = _int8(model)
+    count = images or (16 if by == "sqnr" else 100)
+    measure = _by_sqnr if by == "sqnr" else _by_ap
+    tables, kept, score = measure(path, info, modules, Path(data), count, budget, progress)
+    written = _write_mixed(info, modules, kept, Path(out)) if out and kept is not None else None
+    drawn: list[Path] = []
+    for name, table in tables.items() if chart else ():
+        file = Path(chart or "")
+        drawn.append(file.with_stem(f"{file.stem}_{name}") if len(tables) > 1 else file)
+        charts.sensitivity(table, drawn[-1], name)
+    return Sensitivity(tables, by, count, kept, score, written, tuple(drawn))
+
+
+Measured = tuple[dict[str, "Table"], tuple[str, ...] | None, dict[str, float] | None]
+
+
+def _int8(model: PathLike) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """A quantized folder, its model.json and its networks in torch."""
+    _need_torch()
+    path = folder.find(model)
+    info = folder.read_info(path)
+    if info["precision"] == "float":
+        raise ValueError(
+            f"{path} is float: nothing in it is rounded yet. Give the folder that octavo quantize {path} makes."
+        )
+    return path, info, load_modules(path)
+
+
+class _Batches:
+    """What a network is given, kept as the pixels they are: a quarter of the memory. Read as often as wanted."""
+
+    def __init__(self, arrays: Iterable[np.ndarray], preprocessing: Mapping[str, Any]) -> None:
+        self.arrays = list(arrays)
+        self.offset, self.scale = preprocessing["offset"], preprocessing["scale"]
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __iter__(self) -> Iterator[Any]:
+        import torch
+
+        for pixels in self.arrays:
+            yield (torch.from_numpy(pixels).float() - self.offset) * self.scale
+
+
+def _batches(path: Path, info: Mapping[str, Any], data: Path, images: int) -> dict[str, _Batches]:
+    """What the networks of a folder meet on training images other than those of the calibration."""
+    opened = load(path)
+    batches = part(info["family"], "data").calibration_batches
+    return {
+        name: _Batches(
+            batches(name, data, opened.run, opened.settings(), images, seed=1), info["preprocessing"]
+        )
+        for name in info["networks"]
+    }
+
+
+def _batch_progress(progress: StepProgress | None, name: str, total: int) -> Callable[[int], None] | None:
+    return (lambda done: progress(name, done, total)) if progress else None
+
+
+def _by_sqnr(
+    path: Path,
+    info: Mapping[str, Any],
+    modules: Mapping[str, Any],
+    data: Path,
+    images: int,
+    budget: float | None,
+    progress: StepProgress | None,
+) -> Measured:
+    from octavo.quantize.sensitivity import by_sqnr, keep_float, sqnr_score
+
+    networks = part(info["family"], "recipe").NETWORKS
+    tables: dict[str, Table] = {}
+    kept: list[str] = []
+    score: dict[str, float] = {}
+    for name, batches in _batches(path, info, data, images).items():
+        told = _batch_progress(progress, name, len(batches))
+        tables[name] = by_sqnr(modules[name], batches, outputs=networks[name].outputs, progress=told)
+        if budget is not None:
+            ranking = [row.layer for row in tables[name].rows]
+            searching = partial(progress, f"{name}, mixed precision") if progress else None
+            found = keep_float(ranking, sqnr_score(modules[name], batches), budget, searching)
+            kept += [f"{name}/{layer}" for layer in found.layers]
+            score[name] = found.score
+    return tables, (tuple(kept) if budget is not None else None), (score if budget is not None else None)
+
+
+def _by_ap(
+    path: Path,
+    info: Mapping[str, Any],
+    modules: Mapping[str, Any],
+    data: Path,
+    images: int,
+    budget: float | None,
+    progress: StepProgress | None,
+) -> Measured:
+    from octavo.quantize import set_mode
+    from octavo.quantize.sensitivity import by_metric, keep_float, set_float
+
+    measured = _held_out_ap(info, modules, data, images)
+    for module in modules.values():
+        set_mode(module, "off")
+    tables = {
+        name: by_metric(module, measured, "AP", partial(progress, name) if progress else None)
+        for name, module in modules.items()
+    }
+    if budget is None:
+        return tables, None, None
+    rows = [(row.worst, name, row.layer) for name, table in tables.items() for row in table.rows]
+    ranking = [(name, layer) for _, name, layer in sorted(rows, key=lambda row: row[0])]
+
+    def score(in_float: tuple[tuple[str, str], ...]) -> float:
+        for name, module in modules.items():
+            set_float(module, [layer for network, layer in in_float if network == name])
+        return measured()
+
+    target = next(iter(tables.values())).reference[0] - budget
+    found = keep_float(ranking, score, target, partial(progress, "mixed precision") if progress else None)
+    return tables, tuple(f"{name}/{layer}" for name, layer in found.layers), {"ap": found.score}
+
+
+def _held_out_ap(
+    info: Mapping[str, Any], modules: Mapping[str, Any], data: Path, images: int
+) -> Callable[[], float]:
+    """AP of the modules as they stand at each call, on images that no training has seen, and no val image."""
+    import numpy as np
+
+    from octavo.data.widerface import read
+    from octavo.evaluate.events import by_event
+    from octavo.images import read as read_image
+    from octavo.run.on_torch import open_module
+
+    stages = recipe(info["variant"]).stages.values()
+    share = min(stage.sampling.held_out for stage in stages)
+    is_held_out = part(info["family"], "data").is_held_out
+    held_out = [entry for entry in read(data, "train") if is_held_out(entry, share)]
+    order = np.random.default_rng(0).permutation(len(held_out))[:images]
+    entries = [held_out[i] for i in sorted(order.tolist())]
+    if not any((~entry.invalid).any() for entry in entries):
+        raise ValueError(
+            f"{len(entries)} of the training images in {data} are kept out of training, and none has a valid "
+            "face: AP needs more images"
+        )
+    predict = part(info["family"], "predict")
+    # Faces that are cut off can't be found; .02 as in the evaluation of the families.
+    settings = predict.Settings.of(info["settings"], confidence=0.02)
+    run = {
+        name: _remembering(open_module(module, info["preprocessing"], 1), module)
+        for name, module in modules.items()
+    }
+
+    def measured() -> float:
+        found = {
+            entry.name: replace(predict.predict(read_image(entry.path), run, settings), image=None)
+            for entry in entries
+        }
+        return by_event(entries, found)["all"]
+
+    return measured
+
+
+def _remembering(network: Network, module: Any, limit: int = 2**29) -> Network:
+    """The network, which keeps its answers while all of it is in float, up to `limit` bytes.
+
+    While one network's layers are switched, the others see the same pixels again and again.
+    """
+    from octavo.quantize import grids
+
+    kept: dict[tuple[Any, bytes], tuple[np.ndarray, ...]] = {}
+    size = 0
+
+    def call(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        nonlocal size
+        if any(grid.active for grid in grids(module).values()):
+            return network(pixels)
+        key = pixels.shape, hashlib.sha256(pixels.data).digest()
+        if key not in kept:
+            found = network(pixels)
+            size += sum(array.nbytes for array in found)
+            if size > limit:
+                return found
+            kept[key] = found
+        return kept[key]
+
+    return call
+
+
+def _write_mixed(info: dict[str, Any], modules: Mapping[str, Any], kept: Iterable[str], out: Path) -> Path:
+    """The same model with these layers ("NETWORK/LAYER") in float; weights and ranges stay what they were."""
+    from octavo.quantize import Scheme, prepare
+    from octavo.quantize.sensitivity import mixed_scheme, transfer
+
+    scheme = mixed_scheme(Scheme.from_dict(info["scheme"]), kept)
+    with folder.staged(out) as stage:
+        for name, fresh in part(info["family"], "net").build(info["variant"]).items():
+            mixed = prepare(fresh, scheme_for(scheme, name))
+            transfer(modules[name], mixed)
+            save_module(mixed, stage / f"{name}.pt")
+        folder.write_info(stage, info | {"scheme": scheme.to_dict(), "metrics": {}} | folder.provenance())
+    return out
+
+
+def inspect(
+    model: PathLike,
+    data: PathLike,
+    out: PathLike | None = None,
+    *,
+    images: int = 16,
+    pictures: bool = True,
+    progress: StepProgress | None = None,
+) -> dict[str, list[Tensors]]:
+    """What lies in the layers of an INT8 folder, in float and in integers, on `images` training images.
+
+    out gets tensors.csv, histograms.csv and, per network, NETWORK_histograms.png and NETWORK_sqnr.png.
+    """
+    from octavo.evaluate import charts
+
+    if out and pictures:
+        charts.check(Path(out) / "any.png")
+    path, info, modules = _int8(model)
+    from octavo.quantize.inspect import inspect as look_inside
+
+    found = {}
+    for name, batches in _batches(path, info, Path(data), images).items():
+        told = _batch_progress(progress, name, len(batches))
+        found[name] = look_inside(modules[name], batches, told)
+    if out:
+        _write_csv(
+            Path(out) / "tensors.csv",
+            [{"network": name} | tensor.to_row() for name, tensors in found.items() for tensor in tensors],
+        )
+        _write_csv(
+            Path(out) / "histograms.csv",
+            [
+                {"network": name, "layer": t.layer, "kind": t.kind}
+                | {"from": low, "to": high, "float": a, "quantized": b}
+                for name, tensors in found.items()
+                for t in tensors
+                for low, high, a, b in zip(
+                    t.edges, t.edges[1:], t.float_counts, t.quantized_counts, strict=False
+                )
+            ],
+        )
+    if out and pictures:
+        for name, tensors in found.items():
+            charts.distributions(tensors, Path(out) / f"{name}_histograms.png", name)
+            charts.signal_to_noise(tensors, Path(out) / f"{name}_sqnr.png", name)
+    return found
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with folder.atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 # Predict and evaluate -----------------------------------------------------------------------------------

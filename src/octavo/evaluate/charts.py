@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,18 +28,21 @@ HIGHEST = 80  # dB drawn at most: nothing above differs for a network
 SHOWN = 60  # layers in one chart
 
 
+def check(path: str | Path) -> None:
+    """Say that a chart can't be drawn there before anything long begins: ImportError, or ValueError."""
+    if find_spec("matplotlib") is None:
+        raise ImportError("charts need matplotlib, which is not installed: pip install 'octavo[report]'")
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: charts are PNG files, give a name that ends in .png")
+
+
 @contextmanager
 def _figure(path: str | Path, width: float, height: float) -> Iterator[Any]:
     """A figure of width x height inches that is saved at the end, without a window or a global state."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ImportError(
-            "charts need matplotlib, which is not installed: pip install 'octavo[report]'"
-        ) from None
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: charts are PNG files, give a name that ends in .png")
+    check(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     yield figure

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,7 @@ from octavo.folder import FolderError, atomic, did_you_mean, read_info
 if TYPE_CHECKING:
     from torch import nn
 
+    from octavo.quantize import Scheme
     from octavo.train import Hooks
 
 FOLDER = Path(__file__).parent
@@ -59,13 +61,24 @@ def load_modules(folder: Path) -> dict[str, nn.Module]:
         if info.get("scheme"):
             from octavo.quantize import Scheme, prepare
 
-            modules[name] = module = prepare(module, Scheme.from_dict(info["scheme"]))
+            scheme = scheme_for(Scheme.from_dict(info["scheme"]), name)
+            modules[name] = module = prepare(module, scheme)
         try:
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # the unpickler and load_state_dict have many ways to refuse
             raise FolderError(f"{path} does not fit {name} of {info['variant']}: {error}") from None
         module.eval()
     return modules
+
+
+def scheme_for(scheme: Scheme, network: str) -> Scheme:
+    """A folder's scheme as it is for one of its networks: a pattern "pnet/conv1*" is about layers of pnet alone."""
+    own = f"{network}/"
+    skip = tuple(p.removeprefix(own) for p in scheme.skip if "/" not in p or p.startswith(own))
+    overrides = tuple(
+        (p.removeprefix(own), grids) for p, grids in scheme.overrides if "/" not in p or p.startswith(own)
+    )
+    return replace(scheme, skip=skip, overrides=overrides)
 
 
 def save_module(module: nn.Module, path: Path) -> None:
