@@ -58,7 +58,13 @@ class Toy:
 
         return Net()
 
-    def save(self, path: Path, dims: tuple[Any, ...] = (1, 3, "H", "W"), quantized: bool = False) -> Path:
+    def save(
+        self,
+        path: Path,
+        dims: tuple[Any, ...] = (1, 3, "H", "W"),
+        quantized: bool = False,
+        named: bool = True,
+    ) -> Path:
         onnx = pytest.importorskip("onnx")
         from onnx import helper, numpy_helper
 
@@ -69,7 +75,7 @@ class Toy:
             return name
 
         def node(op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-            nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+            nodes.append(helper.make_node(op, inputs, [output], name=output if named else "", **attributes))
             return output
 
         def scale(number: float, zero: Any, name: str) -> list[str]:

@@ -152,11 +152,12 @@ def test_share_counts_what_multiplies(table: list[b.Layer], share: b.Share) -> N
 
 
 @pytest.mark.parametrize("backend", FILES)
+@pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "quantized"])
 def test_layers_are_asked_of_the_runtime(
-    backend: str, quantized: bool, toy: Any, pixels: Any, tmp_path: Path
+    backend: str, quantized: bool, named: bool, toy: Any, pixels: Any, tmp_path: Path
 ) -> None:
-    path = toy.save(tmp_path / "toy.onnx", quantized=quantized)
+    path = toy.save(tmp_path / "toy.onnx", quantized=quantized, named=named)
     table = b.layers(path, backend, pixels(1, 3, 22, 34), runs=3)
     computing = sorted((x for x in table if x.computes), key=lambda x: x.multiply_adds or 0)
     assert [x.integer for x in computing] == [False, False, quantized], "the heads are float"

@@ -382,22 +382,20 @@ def _onnxruntime_layers(path: Path, image: np.ndarray, runs: int) -> list[Layer]
         timed = _profile(path, image, f"{temporary}/timed", runs)
         plain = _profile(path, image, f"{temporary}/plain", 1, plain=True)
     work = {name: _multiply_adds(args["op_name"], args) for name, (args, _) in plain.items()}
-    # A float conv in ONNX Runtime's blocked layout has a new name and padded channels: it is known by its rows
-    # and columns. Two of the same size (the heads) may change places, their sum is right.
-    blocked: dict[tuple[int, ...], list[str]] = {}
+    # The last optimizations may rename a conv, pad its channels and move its axes: then it is known by rows and
+    # columns of its output. Two of the same size (the heads) may change places, their sum is right.
+    renamed: dict[tuple[int, ...], list[str]] = {}
     kept = {re.sub(r"_token_\d+$", "", name) for name in timed}
     for name, (args, _) in plain.items():
         if "Conv" in args["op_name"] and name not in kept:
-            blocked.setdefault(_place(args), []).append(name)
+            renamed.setdefault(_places(args)[0], []).append(name)
     table = []
     for name, (args, durations) in timed.items():
-        op, precision = (
-            args["op_name"],
-            next(iter(args["input_type_shape"][0]), "") if args["input_type_shape"] else "",
-        )
+        op, inputs = args["op_name"], args["input_type_shape"]
+        precision = next(iter(inputs[0]), "") if inputs else ""
         known = re.sub(r"_token_\d+$", "", name)
-        if known not in work and "Conv" in op and blocked.get(_place(args)):
-            known = blocked[_place(args)].pop(0)
+        if known not in work and "Conv" in op:
+            known = next((renamed[place].pop(0) for place in _places(args) if renamed.get(place)), "")
         computes = op in FLOAT_OPS or op in INTEGER_OPS
         table.append(
             Layer(
@@ -440,10 +438,10 @@ def _profile(
     return nodes
 
 
-def _place(args: Mapping[str, Any]) -> tuple[int, ...]:
-    """(n, h, w) of a conv's output in NCHW."""
-    n, _, *sides = next(iter(args["output_type_shape"][0].values()))
-    return (n, *sides)
+def _places(args: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """(n, h, w) of a conv's output, if its axes are n, c, h, w, and if they are n, h, w, c."""
+    shape = next(iter(args["output_type_shape"][0].values()))
+    return [(shape[0], *shape[2:]), tuple(shape[:-1])]
 
 
 def _multiply_adds(op: str, args: Mapping[str, Any]) -> int | None:
