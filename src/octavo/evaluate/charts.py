@@ -103,6 +103,9 @@ def _tidy(axes: Any) -> None:
 
 def distributions(tensors: Sequence[Tensors], path: str | Path, title: str = "") -> None:
     """Draw the histograms of octavo.quantize.inspect: four in a row, counts on a logarithmic axis."""
+    check(path)
+    from matplotlib.ticker import NullFormatter
+
     tensors = list(tensors)[: 2 * SHOWN]
     columns = min(4, len(tensors))
     lines = -(-len(tensors) // columns)
@@ -114,17 +117,18 @@ def distributions(tensors: Sequence[Tensors], path: str | Path, title: str = "")
             axes.stairs(tensor.float_counts, tensor.edges, fill=True, color=GREY, alpha=0.6)
             axes.stairs(tensor.quantized_counts, tensor.edges, color=BLUE, linewidth=0.9)
             axes.set_yscale("log", nonpositive="clip")
-            axes.set_ylim(0.5, None)
+            axes.set_ylim(0.5, 2 * max(20, *tensor.float_counts, *tensor.quantized_counts))
+            axes.yaxis.set_minor_formatter(NullFormatter())
             for end in (tensor.low, tensor.high):
                 if end is not None:
                     axes.axvline(end, color=RED, linewidth=0.9, linestyle="--")
-            axes.set_title(f"{tensor.layer} {tensor.kind}", fontsize=8)
-            note = [f"{tensor.sqnr_network:.0f} dB" if math.isfinite(tensor.sqnr_network) else "exact"]
-            note += [f"{tensor.clipped:.2%} clipped"] if tensor.clipped else []
+            lost = f"{tensor.sqnr_network:.0f} dB" if math.isfinite(tensor.sqnr_network) else "exact"
+            axes.set_title(f"{tensor.layer} {tensor.kind}: {lost}", fontsize=8)
+            note = [f"{tensor.clipped:.2%} clipped"] if tensor.clipped else []
             note += [f"{tensor.dead} of {tensor.channels} dead"] if tensor.dead else []
             axes.text(
                 *(0.98, 0.95, "\n".join(note)),
-                **{"transform": axes.transAxes, "ha": "right", "va": "top", "fontsize": 7},
+                **{"transform": axes.transAxes, "ha": "right", "va": "top", "fontsize": 7, "color": RED},
             )
             _tidy(axes)
             axes.tick_params(labelsize=6)
