@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from octavo import images
 from octavo.models.mtcnn import net
 from octavo.models.mtcnn.predict import Network, Settings, predict
+from octavo.models.mtcnn.recipe import RECIPES
 
 WIDTHS = {"pnet": 12, "rnet": 24, "onet": 48}
 
@@ -200,6 +202,17 @@ def test_no_faces_is_an_empty_result() -> None:
     assert len(found) == 0
     assert found.keypoints is not None
     assert found.keypoints.shape == (0, 5, 2)
+
+
+@pytest.mark.parametrize(("name", "size"), WIDTHS.items())
+def test_finish_makes_the_centre_read_a_half(name: str, size: int) -> None:
+    module = net.build("mtcnn-relu")[name].eval()
+    x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    before = module(x)[0].flatten(1).softmax(1)[:, 1]
+    net.finish(module, replace(RECIPES["mtcnn-relu"].stages[name], centre=0.2))
+    after = module(x)[0].flatten(1).softmax(1)[:, 1]
+    odds = before / (1 - before) * (0.8 / 0.2)  # Bayes: odds of .2 become odds of .5
+    assert torch.allclose(after, odds / (1 + odds), atol=1e-6)
 
 
 @pytest.mark.parametrize(

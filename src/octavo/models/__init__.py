@@ -2,7 +2,7 @@
 
 A family answers five questions and nothing else knows it:
 
-    net.py      build(variant) -> {"pnet": Module, ...}; import_weights(source)
+    net.py      build(variant) -> {"pnet": Module, ...}; import_weights(source); finish(module, stage)
     loss.py     loss(outputs, targets, weights) -> {"face": ..., "box": ...}
     data.py     train_set(...), calibration_batches(...)
     predict.py  Settings, predict(image, run, settings)                         (no torch)
@@ -135,6 +135,7 @@ def train_stages(
                 started,
                 type(watching)(watching.progress, samples.watch),
             )
+            part(family, "net").finish(module, stage)
             save_module(module, path)
         else:
             if not any(later in stages for later in list(modules)[list(modules).index(name) :]):

@@ -312,8 +312,7 @@ def train_set(
     )
     folder = samples / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if not (folder / "labels.npz").is_file():
-        low = stage.sampling.threshold
-        settings = Settings(min_face=recipe.mining_min_face, thresholds=(low, low, low))
+        settings = Settings(min_face=recipe.mining_min_face, thresholds=(*stage.sampling.thresholds, 0))
         with staged(folder) as temporary:
             make_pool(entries, stage, run, settings, temporary, progress)
     owner = np.load(folder / "labels.npz")["entry"]

@@ -17,10 +17,13 @@ landmarks x1..x5, y1..y5 as fractions of the window. No padding, pools round up.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .recipe import Stage
 
 Layer = Callable[[nn.Module, int], nn.Module]
 
@@ -108,6 +111,19 @@ def build(variant: str) -> dict[str, nn.Module]:
     """The three networks of a variant, with fresh weights, in the order of the cascade."""
     layer = VARIANTS[variant]
     return {"pnet": PNet(layer), "rnet": RNet(layer), "onet": ONet(layer)}
+
+
+def finish(module: nn.Module, stage: Stage) -> None:
+    """Fold the stage's centre into a trained network: the probability it names then reads .5.
+
+    A cascade is used with thresholds about .5, but .5 as trained depends on how many negatives a batch had and
+    which of them counted. Only the bias of the face logit moves.
+    """
+    face = module.get_submodule("face")
+    assert isinstance(face, nn.Conv2d | nn.Linear)
+    assert face.bias is not None
+    with torch.no_grad():
+        face.bias[1] -= log(stage.centre / (1 - stage.centre))
 
 
 # The published names of each layer, and the grid of cells (channels, height, width) that a fully connected

@@ -24,7 +24,8 @@ class Sampling:
     # this many times as often. Chosen on held-out training images, see LOG.md.
     repeat: dict[str, int] = field(default_factory=dict)
     blur: float = 0.0  # share of windows shrunk to a random size first, as a small face would look
-    threshold: float = 0.0  # the previous network's threshold while mining, low: what it nearly takes is hard
+    # P-Net's and R-Net's thresholds while mining: low, since what they nearly take is hard too.
+    thresholds: tuple[float, float] = (0.0, 0.0)
     held_out: float = 0.04  # share of the training images kept for watching, by a hash of their names
     positive_iou: float = 0.65
     part_iou: float = 0.4
@@ -52,6 +53,7 @@ class Stage:
     sampling: Sampling
     schedule: Schedule
     weights: Weights = Weights()
+    centre: float = 0.5  # the probability as trained that shall read .5 afterwards, chosen on held-out images
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ MTCNN = Recipe(
                 ratio=(1, 1, 0, 3),
                 repeat=CROWD,
                 blur=0.3,
-                threshold=0.3,
+                thresholds=(0.39, 0.0),
             ),
             schedule=Schedule(epochs=7, steps=500, batch_size=1024, learning_rate=3e-3),
             weights=Weights(positive=3.0),
@@ -99,7 +101,7 @@ MTCNN = Recipe(
                 ratio=(1, 1, 1, 3),
                 repeat=CROWD,
                 blur=0.4,
-                threshold=0.3,
+                thresholds=(0.39, 0.5),
             ),
             schedule=Schedule(epochs=9, steps=500, batch_size=512, learning_rate=2e-3),
             weights=Weights(landmarks=1.0),
