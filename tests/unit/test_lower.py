@@ -213,24 +213,79 @@ def convolve(image: np.ndarray, weight: np.ndarray, stride: tuple[int, int], pad
 
 
 def test_padding_stops_where_channels_are_counted(tmp_path: Path) -> None:
-    """10 -> conv 20 -> pool -> conv 16: padded. 12 -> Flatten: the next layer counts its inputs, not padded."""
+    """conv 28 -> pool -> conv 24 -> conv 12 -> Flatten: 28 gains, 24 would be a third more work, a Gemm counts."""
     net = Net(["n", 5, 16, 16])
-    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (20, 5, 3, 3))))
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (28, 5, 3, 3))))
     x = net.again(net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1))
-    x = net.round(net.add("Relu", net.layer("Conv", x, (12, 20, 3, 3))), 0.2)
+    x = net.round(net.add("Relu", net.layer("Conv", x, (24, 28, 1, 1))), 0.2)
+    x = net.round(net.add("Relu", net.layer("Conv", x, (12, 24, 3, 3))), 2.0)
     x = net.again(net.add("Flatten", x))
     x = net.layer("Gemm", x, (6, 12 * 25), transB=1)
     plain = net.model(x, rank=2)
     lowered, done = lower(plain)
-    assert done == ["channels padded: 20 to 32"]
+    assert done == ["channels padded: 28 to 32"]
     assert sorted(len(c.dims) and c.dims[0] for c in lowered.graph.initializer if len(c.dims) == 4) == [
         12,
+        24,
         32,
     ]
     image = noise(3, 5, 16, 16)
     np.testing.assert_array_equal(
         run(lowered, tmp_path / "a.onnx", image)[0], run(plain, tmp_path / "b.onnx", image)[0]
     )
+
+
+SLOPES = {
+    "positive": np.linspace(0.01, 1, 10),
+    "negative, too": np.linspace(-1.5, 0.5, 10),
+    "zero": np.array([0, 0, 0.2, 0.25, -0.1, 0, 1, 1, 0.3, 0.1]),
+    "one for all": np.array([0.25]),
+}
+
+
+@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
+@pytest.mark.parametrize("pool", [(), (2, 2), (3, 2)], ids=["no pool", "pool 2x2", "pool 3x3"])
+def test_prelu_is_the_larger_of_two(slope: np.ndarray, pool: tuple[int, ...], tmp_path: Path) -> None:
+    """Integers may differ where the sum is a tie to float32's rounding: the plain graph computes it in float."""
+    net = Net(["n", 3, "h", "w"])
+    x = net.layer("Conv", net.pixels(), (10, 3, 3, 3), pads=[1, 0, 0, 1])
+    shape = (10, 1, 1) if slope.size > 1 else (1,)
+    x = net.round(net.add("PRelu", x, net.constant(slope.astype(np.float32).reshape(shape))), 0.03, 90)
+    if pool:
+        x = net.again(net.add("MaxPool", x, kernel_shape=[pool[0]] * 2, strides=[pool[1]] * 2, ceil_mode=1))
+    plain = net.model(x)
+    lowered, done = lower(plain, multiple=2, rewrites=["prelu", "columns"])
+    assert done[0] == "PReLU of 1 convolution as the larger of two"
+    image = noise(2, 3, 40, 30)
+    (ours,), (theirs,) = run(lowered, tmp_path / "a.onnx", image), run(plain, tmp_path / "b.onnx", image)
+    steps = np.abs(np.rint(ours / 0.03) - np.rint(theirs / 0.03))
+    assert steps.max() <= 1
+    assert (steps > 0).mean() < 1e-4
+    assert len(np.unique(theirs)) > 20
+
+
+def test_prelu_twice_in_a_row(tmp_path: Path) -> None:
+    net = Net([1, 3, 20, 20])
+    x = net.layer("Conv", net.pixels(), (16, 3, 3, 3))
+    slope = net.constant(np.linspace(-0.5, 0.9, 16, dtype=np.float32).reshape(16, 1, 1))
+    x = net.round(net.add("PRelu", x, slope), 0.03, 90)
+    x = net.round(net.add("PRelu", net.layer("Conv", x, (16, 16, 3, 3)), slope), 0.5, 100)
+    plain = net.model(x)
+    lowered, done = lower(plain)
+    assert done[0] == "PReLU of 2 convolutions as the larger of two"
+    assert [node.op_type for node in lowered.graph.node].count("Conv") == 2
+    image = noise(1, 3, 20, 20)
+    (ours,), (theirs,) = run(lowered, tmp_path / "a.onnx", image), run(plain, tmp_path / "b.onnx", image)
+    assert (ours != theirs).mean() < 1e-3
+    np.testing.assert_allclose(ours, theirs, atol=0.501)
+
+
+def test_prelu_with_a_slope_above_one_stays() -> None:
+    net = Net([1, 3, 16, 16])
+    x = net.layer("Conv", net.pixels(), (10, 3, 3, 3))
+    slope = np.r_[np.zeros(9), 1.01].astype(np.float32).reshape(10, 1, 1)
+    plain = net.model(net.round(net.add("PRelu", x, net.constant(slope)), 0.03, 90))
+    assert lower(plain, rewrites=["prelu"]) == (plain, [])
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3])

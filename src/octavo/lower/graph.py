@@ -189,7 +189,7 @@ class Graph:
         return x
 
     def redirect(self, old: str, new: str) -> None:
-        """Whoever read `old` reads `new`; an output keeps its name."""
+        """Whoever read `old` reads `new`, an output keeps its name, and what nothing reads now is gone."""
         maker = self.producer(new)
         assert maker is not None
         if old in self.outputs:
@@ -199,6 +199,12 @@ class Graph:
         for node in self.nodes:
             if node is not maker:
                 node.input[:] = [new if name == old else name for name in node.input]
+        while dead := self._unread():
+            self.remove(*dead)
+
+    def _unread(self) -> list[Any]:
+        read = {name for node in self.nodes for name in node.input} | {*self.outputs}
+        return [node for node in self.nodes if not read.intersection(node.output)]
 
     def remove(self, *nodes: Any) -> None:
         self.nodes = [node for node in self.nodes if not any(node is gone for gone in nodes)]

@@ -6,7 +6,8 @@
 
 The maximum is a MaxPool of its own: in NHWC order (n, h, w, 4C) and (n, h, 4w, C) are the same bytes, and of
 the latter four neighbours of a row are pooled. Transposes and Reshapes around it cost nothing in ONNX Runtime,
-which keeps integers in NHWC order; sizes stay free. A stride of 2 needs no pool: it has one phase.
+which keeps integers in NHWC order; sizes stay free. A stride of 2 needs no pool, it has one phase: stems of 3x3
+(slim) become 1.6 times, of 6x6 (YOLOv5) 2.2 times, of 7x7 (ResNet) 1.6 times as fast.
 
 The blocks are made by two Slices of whole rows, a Concat and, in NHWC order, a Reshape: .94 of the time of P-Net
 with SpaceToDepth, which for bytes exists in the newest versions only (1.20 has none, 1.31 has).
