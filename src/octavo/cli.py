@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from octavo.data.check import Report
+    from octavo.lower.check import Finding
     from octavo.quantize.sensitivity import Table
     from octavo.run.bench import Row
     from octavo.verbs import NetworkProgress, Progress, Result, StepProgress, TrainingProgress
@@ -64,8 +65,11 @@ def _bare_json(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def verb(*examples: str) -> Callable[[F], F]:
-    """Make a function a command with examples below its help, and its errors messages with an exit code."""
+def verb(*examples: str, **settings: Any) -> Callable[[F], F]:
+    """Make a function a command with examples below its help, and its errors messages with an exit code.
+
+    settings: click's for how the words of the command are read.
+    """
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
@@ -86,7 +90,7 @@ def verb(*examples: str) -> Callable[[F], F]:
                 raise typer.Exit(2 if isinstance(error, UnknownName) else 1) from None
 
         epilog = "\n\n".join(["Examples:", *examples])
-        app.command(function.__name__.rstrip("_"), epilog=epilog)(guarded)
+        app.command(function.__name__.rstrip("_"), epilog=epilog, context_settings=settings)(guarded)
         return function
 
     return decorate
@@ -627,6 +631,88 @@ def inspect(
             name,
         )
     print(f"Written: {out}")
+
+
+@verb("octavo check runs/mtcnn-int8", "octavo check network.onnx --target tensorrt --json")
+def check(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An embedded model's name, a folder, or an .onnx file.")
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option(help="tensorrt, cpu (ONNX Runtime), openvino or ncnn. [what it was quantized for]"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail on warnings too, not on errors only.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Read exported networks and name every rule of a target that they break: why it matters, what to do.
+
+    Nothing is run. The exit code is 1 where there are errors.
+    """
+    from octavo import verbs
+
+    if target:
+        _one_of(target, verbs.check_targets(), "--target")
+    found = verbs.check(model, target)
+    if json:
+        _print_json({name: [finding.to_dict() for finding in findings] for name, findings in found.items()})
+    else:
+        for name, findings in found.items():
+            _print_findings(name, findings)
+    if {f.level for findings in found.values() for f in findings} & {"error", *(["warning"] * strict)}:
+        raise typer.Exit(1)
+
+
+def _print_findings(name: str, findings: list[Finding]) -> None:
+    """Rule by rule: the nodes that break it, then why and what to do once."""
+    from textwrap import fill
+
+    many = [f"{sum(f.level == level for f in findings)} {level}s" for level in ("error", "warning", "hint")]
+    print(f"{name}: {', '.join(many)}")
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for f in findings:
+        groups.setdefault((f.level, f.rule, f.why, f.do), []).append(f)
+    for (level, rule, why, do), members in groups.items():
+        print(f"  {level}: {rule}")
+        for f in members:
+            print(f"    {f.node}: {f.what}")
+        print(fill(f"{why} {do}", 100, initial_indent="      ", subsequent_indent="      "))
+
+
+@verb(
+    "octavo explain tensor -0.52 0.3 1.7",
+    "octavo explain fixedpoint 2.71875 --format 10.5",
+    ignore_unknown_options=True,  # a number may be negative
+)
+def explain(
+    what: Annotated[
+        str, typer.Argument(metavar="tensor|fixedpoint", help="A scale for all, or a fixed binary point.")
+    ],
+    numbers: Annotated[list[str], typer.Argument(metavar="NUMBER...", help="What to quantize.")],
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Of a tensor's integers.")] = 8,
+    format: Annotated[
+        str | None, typer.Option(metavar="N.M", help="Integer and fraction bits of a fixed-point number.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Quantize a few numbers step by step: integers, what they return, errors, memory, time.
+
+    tensor: the offset method (affine), the same scale without its offset, and max-abs (symmetric).
+    fixedpoint: two's complement with N integer and M fraction bits; try -0.499878 with --format 2.13 too.
+    """
+    from octavo import verbs
+
+    _one_of(what, ("tensor", "fixedpoint"), "tensor|fixedpoint")
+    values = [number for text in numbers for number in _numbers(text, "NUMBER") or ()]
+    if (what == "fixedpoint") != (format is not None):
+        rule = "fixedpoint needs it, such as 10.5" if format is None else "goes with fixedpoint only"
+        raise typer.BadParameter(rule, param_hint="--format")
+    said = verbs.explain(what, values, bits, format)
+    if json:
+        return _print_json([{k: v for k, v in one.items() if k != "text"} for one in said])
+    print("\n".join(one["text"].rstrip("\n") + "\n" for one in said), end="")
 
 
 def _one_of(word: str, known: Sequence[str], option: str) -> None:

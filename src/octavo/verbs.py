@@ -1,6 +1,6 @@
 """The verbs as Python functions over model folders; the command line adds only options and printing.
 
-    ls  data  recipe  import_  train  quantize  sensitivity  inspect  export  predict  evaluate  bench
+    ls  data  recipe  import_  train  quantize  sensitivity  inspect  export  check  explain  predict  evaluate  bench
 
 What differs between families is asked of the family's own modules (octavo.models). Nothing heavy is imported
 before a verb needs it. Long verbs take `progress(done, total)`. Wrong arguments raise ValueError, a name of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from octavo.data.check import Report
     from octavo.export import Parity
+    from octavo.lower.check import Finding
     from octavo.outputs import Detections
     from octavo.quantize.inspect import Tensors
     from octavo.quantize.sensitivity import Table
@@ -782,6 +783,58 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+# Rules and arithmetic -----------------------------------------------------------------------------------
+
+
+def check_targets() -> tuple[str, ...]:
+    from octavo.lower.check import TARGETS
+
+    return TARGETS
+
+
+def check(model: PathLike, target: str | None = None) -> dict[str, list[Finding]]:
+    """The rules of a target that networks break, by file: of a model, of a folder's .onnx files, or of one file.
+
+    target: None stands for the one a model was quantized for. Where export wrote a form for the target's
+    runtime, that is what is read, because that is what runs.
+    """
+    from octavo.lower.check import TARGETS
+    from octavo.lower.check import check as find
+    from octavo.run import file_for
+
+    path = Path(model)
+    if path.is_file() and path.suffix == ".onnx":
+        files = [path]
+    elif path.is_dir() and not (path / "model.json").is_file() and any(path.glob("*.onnx")):
+        files = sorted(path.glob("*.onnx"))
+    else:
+        path = folder.find(model)
+        target = target or folder.read_info(path)["target"]
+        runtime = {"cpu": "onnxruntime", "openvino": "openvino"}.get(str(target), "")
+        files = [file_for(path, name, runtime) for name in folder.files(path, ".onnx")]
+    if target is None:
+        raise ValueError(
+            f"{model} does not say what it was quantized for. Give --target: {', '.join(TARGETS)}."
+        )
+    return {file.name: find(file, target) for file in files}
+
+
+def explain(what: str, values: list[float], bits: int = 8, format: str | None = None) -> list[dict[str, Any]]:
+    """Walks through the quantization of "tensor" (one for all values) or "fixedpoint" (one each); see `text`.
+
+    format: "n.m", the integer and fraction bits of fixed point.
+    """
+    _need_torch()  # the package that holds the arithmetic imports it; the arithmetic itself is NumPy's
+    from octavo.quantize.fixedpoint import explain_fixedpoint, explain_tensor
+
+    if what == "tensor":
+        return [explain_tensor(values, bits)]
+    n, point, m = str(format).partition(".")
+    if not (n.isdecimal() and point and m.isdecimal()):
+        raise ValueError(f"{format!r} is not N.M, integer and fraction bits, such as 10.5.")
+    return [explain_fixedpoint(value, int(n), int(m)) for value in values]
 
 
 # Predict and evaluate -----------------------------------------------------------------------------------
