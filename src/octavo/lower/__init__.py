@@ -22,7 +22,7 @@ from typing import Any
 # (results/lowering.csv; other stems in phases.py and columns.py):
 #
 #               P-Net   R-Net   O-Net
-#   prelu        1.2     1.3     5.7     variant mtcnn with the published slopes
+#   prelu        1.2     1.3     5.5     variant mtcnn with the published slopes
 #   pad          1.10    1.10     -      the following: variant mtcnn-relu
 #   phases       1.94     -       -
 #   columns       -      1.37    1.43
