@@ -57,7 +57,7 @@ LIBRARIES = {
         ["models/__init__.py", "verbs.py", "cli.py"],
     ),
     "onnx": (["export.py", "lower/*"], ["export.py", "lower/*", "run/*"]),
-    "onnxruntime": ([], ["run/on_onnxruntime.py", "run/bench.py"]),
+    "onnxruntime": ([], ["run/on_onnxruntime.py", "run/bench.py", "lower/dynamic.py"]),
     "openvino": ([], ["run/on_openvino.py", "run/bench.py"]),
     "cv2": (
         ["images.py", "boxes.py", "outputs.py", "data/*", "models/*/predict.py", "models/*/data.py"],

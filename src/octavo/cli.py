@@ -669,8 +669,8 @@ def _print_findings(name: str, findings: list[Finding]) -> None:
     """Rule by rule: the nodes that break it, then why and what to do once."""
     from textwrap import fill
 
-    many = [f"{sum(f.level == level for f in findings)} {level}s" for level in ("error", "warning", "hint")]
-    print(f"{name}: {', '.join(many)}")
+    many = {level: sum(f.level == level for f in findings) for level in ("error", "warning", "hint")}
+    print(f"{name}: " + ", ".join(f"{n} {level}{'s' * (n != 1)}" for level, n in many.items()))
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for f in findings:
         groups.setdefault((f.level, f.rule, f.why, f.do), []).append(f)

@@ -109,7 +109,7 @@ def test_check_prints_and_fails_on_errors(capsys: pytest.CaptureFixture[str], tm
     code, out, _ = octavo(capsys, "check", path, "--target", "tensorrt")
     assert code == 1
     assert out.startswith(
-        "net.onnx: 1 errors, 0 warnings, 0 hints\n  error: zero-point\n    round: zero-point -3\n"
+        "net.onnx: 1 error, 0 warnings, 0 hints\n  error: zero-point\n    round: zero-point -3\n"
     )
     assert "symmetric" in out
     code, out, _ = octavo(capsys, "check", path, "--target", "openvino", "--json")

@@ -539,7 +539,7 @@ def _why_float(view: View, layer: Layer) -> tuple[str, str] | None:
     if after is None or after.op_type != "QuantizeLinear":
         if after is not None and after.op_type in ACTIVATIONS:
             what = f"{after.op_type} stands between it and its QuantizeLinear"
-            return what, "Take ReLU where it costs no accuracy; a lookup or float kernel runs else."
+            return what, "Take ReLU where it costs no accuracy."
         if len(view.readers(node)) > 1:
             return (
                 "several nodes read its output before it is rounded",
@@ -632,7 +632,7 @@ def _shapes(view: View, target: str) -> Iterator[Hit]:
 def _prelu(view: View, target: str) -> Iterator[Hit]:
     for node in view.nodes:
         if node.op_type == "PRelu":
-            yield Hit(view.label(node), "PRelu")
+            yield Hit(view.label(node), "an operator of its own")
 
 
 def _grid(p: Point) -> str:
@@ -798,7 +798,7 @@ RULES: Sequence[Rule] = (
         "prelu",
         _all("hint", "ncnn", "cpu"),
         _prelu,
-        "{target} runs PRelu as an operator of its own, in float.",
+        "{target} computes PRelu in float, behind the layer.",
         "Take ReLU where it costs no accuracy.",
     ),
     Rule(
