@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from octavo.quantize.prepare import BATCH_NORMS, TRANSPOSED, trace
+
 Named = Iterable[tuple[str, nn.Parameter]]
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")  # of Adam, RMSprop, Adagrad
 
@@ -75,8 +77,6 @@ def folding(network: nn.Module, prepared: nn.Module) -> dict[str, tuple[str, Ten
 
     conv.weight becomes g * conv.weight, conv.bias takes the place of bn.bias; g = bn.weight / std.
     """
-    from octavo.quantize.prepare import BATCH_NORMS, TRANSPOSED, trace
-
     moved: dict[str, tuple[str, Tensor | None]] = {}
     kept = dict(prepared.named_modules())
     for node in trace(network).graph.nodes:
