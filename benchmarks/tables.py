@@ -62,6 +62,18 @@ TABLES = {
         ("target", "scale per", "calibrator", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
         ("model", "target", "scale per", "calibrator", "images"),
     ),
+    "sensitivity": Table(
+        "sensitivity_mtcnn.csv",
+        ("network", "layer", "kind", "parameters", "alone", "all but it"),
+        ("model", "data", "by", "network", "layer"),
+        digits=1,
+    ),
+    "dynamic": Table(
+        "dynamic_layers.csv",
+        ("network", "form", "kB", "ms", "times", "error"),
+        ("model", "form"),
+        digits=4,
+    ),
     "speed": Table(
         "mtcnn_speed.csv",
         ("model", "backend", "ms", "p95", "pnet", "rnet", "onet", "other", "times", "faces"),

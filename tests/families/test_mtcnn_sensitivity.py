@@ -145,10 +145,11 @@ def test_by_ap_is_of_held_out_images_with_the_other_networks_in_float(
     monkeypatch.setattr(events, "by_event", confidence)
     steps: list[str] = []
     result = verbs.sensitivity(
-        model, data, by="ap", budget=1.0, progress=lambda what, done, total: steps.append(what)
+        model, data, by="ap", images=2, budget=1.0, progress=lambda what, done, total: steps.append(what)
     )
     names = [entry.name for entry in read(data, "train")]
-    assert set(seen) == set(names[:3])
+    assert len(set(seen)) == 2
+    assert set(seen) < set(names[:3])
     float_model = verbs.load(model.parent / "float", "torch")
     expected = np.mean(
         [
@@ -175,10 +176,10 @@ def test_inspect_writes_tables_and_pictures(octavo: Octavo, model: Path, data: P
         ["tensors.csv", "histograms.csv"]
         + [f"{name}_{picture}.png" for name in LAYERS for picture in ("histograms", "sqnr")]
     )
-    rows = list(csv.DictReader((tmp_path / "in" / "tensors.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "in" / "tensors.csv").read_text().splitlines()))
     weights = [(row["network"], row["layer"]) for row in rows if row["kind"] == "weight"]
     assert sorted(weights) == sorted((name, layer) for name, layers in LAYERS.items() for layer in layers)
-    bins = list(csv.DictReader((tmp_path / "in" / "histograms.csv").open()))
+    bins = list(csv.DictReader((tmp_path / "in" / "histograms.csv").read_text().splitlines()))
     for row in rows:
         own = [b for b in bins if all(b[k] == row[k] for k in ("network", "layer", "kind"))]
         assert sum(int(b["float"]) for b in own) == int(row["values"])

@@ -24,7 +24,20 @@ import pytest
 from octavo import cli, folder, verbs
 from octavo.outputs import Detections
 
-VERBS = ("ls", "data", "recipe", "import", "train", "quantize", "export", "predict", "evaluate", "bench")
+VERBS = (
+    "ls",
+    "data",
+    "recipe",
+    "import",
+    "train",
+    "quantize",
+    "sensitivity",
+    "inspect",
+    "export",
+    "predict",
+    "evaluate",
+    "bench",
+)
 
 
 @dataclass(frozen=True)
