@@ -210,7 +210,7 @@ def test_onnx_runtime_computes_the_same_bits_in_integers(
     assert {name: found[name] for name in operators} == operators
     assert not found["Conv"] + found["FusedConv"] + found["Gemm"] + found["MatMul"]
     table = str(model)
-    assert table.count("float: ") == sum(found[name] for name in ("ReduceMean", "Slice")), table
+    assert "float: " not in table, table
 
 
 @pytest.mark.parametrize(("net", "operators"), FLOAT)
@@ -249,7 +249,7 @@ def test_float_heads_are_floats(tmp_path: Path) -> None:
     model = quantized(seeded(pnet()), Scheme.for_target("cpu"), size=24)
     path = write(model, tmp_path / "pnet.onnx", dynamic={2: "h", 3: "w"}, outputs=["face", "box"])
     result = parity(model, path, [pixels(1, 40, 50)])
-    assert result.ok
+    assert result.verdict == "float rounding", str(result)
     assert max(o.largest_difference for o in result.outputs) < 1e-5
     found = runtime_operators(path, tmp_path)
     assert (found["QLinearConv"], found["Conv"]) == (3, 2)
@@ -282,7 +282,7 @@ def test_float_networks(net: Callable[[], nn.Module], tmp_path: Path) -> None:
     outputs = ["face", "box"] if net is pnet else ["y"]
     path = write(module, tmp_path / "float.onnx", dynamic={0: "n"}, outputs=outputs)
     result = parity(module, path, [pixels(3)], PIXELS)
-    assert result.ok
+    assert result.verdict in ("bit for bit", "float rounding"), str(result)
     assert max(o.largest_difference for o in result.outputs) < 1e-5
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
 
@@ -296,6 +296,9 @@ def test_parity_sees_a_difference(tmp_path: Path) -> None:
     assert (result.verdict, result.ok) == ("different", False)
     assert "different on 8 images" in str(result)
     assert Parity(**result.to_dict()).verdict == "different"
+    with torch.no_grad():
+        module[0].weight.fill_(torch.nan)  # type: ignore[index,operator]
+    assert parity(module, path, [pixels(8)], PIXELS).verdict == "different"
 
 
 # ---- the graph

@@ -52,7 +52,8 @@ def how(node: fx.Node, model: QuantModel) -> str:
     if role not in ("activation", "move", "join", "arithmetic"):
         return ""
     if role == "activation" and kind in FUSED and values[0].meta["role"] in ("layer", "arithmetic"):
-        return "fused" if grid_after(node) else "float"
+        in_integers = values[0].meta["role"] == "arithmetic" or values[0].meta.get("before")
+        return "fused" if in_integers and grid_after(node) else "float"
     if not all(grid_before(value) for value in values):
         return "float"
     if role in ("activation", "arithmetic") and not grid_after(node):
