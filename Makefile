@@ -37,7 +37,7 @@ SOURCES := $(shell find src -type f ! -path '*/__pycache__/*' ! -path '*.egg-inf
 	touch $@
 
 demo: .venv-demo/stamp
-	.venv-demo/bin/octavo predict mtcnn-relu $(PHOTOS) --save out/demo
+	.venv-demo/bin/octavo predict mtcnn-relu $(PHOTOS) --min-face 12 --save out/demo
 	@echo "Annotated photographs: out/demo"
 
 .venv-test/stamp: pyproject.toml
