@@ -234,6 +234,18 @@ def test_dynamic_in_onnx_runtime(
     assert error < 0.05
 
 
+def test_large_weights_are_found(tmp_path: Path) -> None:
+    """The exporter writes those of a large LSTM as Concat and Reshape of torch's."""
+    pytest.importorskip("onnx")
+    from octavo.lower.dynamic import dynamic as make_dynamic
+
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"lstm": nn.LSTM(128, 128, bidirectional=True)})["lstm"]
+    to_onnx(network, tmp_path / "float.onnx", torch.zeros(2, 1, 128), inputs=["x"], outputs=["y", "h", "c"])
+    assert make_dynamic(tmp_path / "float.onnx", tmp_path / "int8.onnx") == {"DynamicQuantizeLSTM": 1}
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.3 * (tmp_path / "float.onnx").stat().st_size
+
+
 def test_nothing_to_make_dynamic(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     from octavo.lower.dynamic import dynamic as make_dynamic

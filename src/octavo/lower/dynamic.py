@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from os import PathLike
-from pathlib import Path
 
 from octavo.folder import atomic
 
@@ -24,6 +23,7 @@ def dynamic(path: str | PathLike[str], out: str | PathLike[str]) -> dict[str, in
     """
     try:
         import onnx
+        import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise ValueError(f"this needs {error.name}: pip install 'octavo[train]'") from None
@@ -32,8 +32,14 @@ def dynamic(path: str | PathLike[str], out: str | PathLike[str]) -> dict[str, in
     log.setLevel(logging.ERROR)  # it advises its own pre-processing, which changes nothing here
     try:
         with atomic(out) as temporary:
+            # Exporters leave large weights as expressions (Concat, Reshape); the tool wants them computed.
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            options.optimized_model_filepath = str(temporary)
+            options.log_severity_level = 4
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             quantize_dynamic(
-                Path(path),
+                temporary,
                 temporary,
                 op_types_to_quantize=list(OPERATORS),
                 per_channel=True,
