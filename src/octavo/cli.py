@@ -520,7 +520,7 @@ def export(
 
 @verb(
     "octavo sensitivity runs/mtcnn-int8 --data shared/data/faces --chart sensitivity.png",
-    "octavo sensitivity runs/mtcnn-int8 --data faces --by ap --images 50 --budget .002 --out runs/mtcnn-mixed",
+    "octavo sensitivity runs/mtcnn-int8 --data faces --by ap --images 300 --budget .002 --out runs/mtcnn-mixed",
 )
 def sensitivity(
     model: Annotated[

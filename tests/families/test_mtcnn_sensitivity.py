@@ -161,6 +161,8 @@ def test_by_ap_is_of_held_out_images_with_the_other_networks_in_float(
     assert expected > 0.1
     for name, table in result.tables.items():
         assert table.reference == pytest.approx((expected,), rel=1e-4)
+        assert table.quantized != table.reference
+        assert len({row.alone for row in table.rows}) > 1  # each variant is another network
         assert {row.layer for row in table.rows} == set(LAYERS[name])
     assert result.kept == () or len(result.kept or ()) < 19
     assert result.score is not None
