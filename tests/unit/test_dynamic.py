@@ -240,10 +240,16 @@ def test_large_weights_are_found(tmp_path: Path) -> None:
     from octavo.lower.dynamic import dynamic as make_dynamic
 
     torch.manual_seed(0)
-    network = nn.ModuleDict({"lstm": nn.LSTM(128, 128, bidirectional=True)})["lstm"]
-    to_onnx(network, tmp_path / "float.onnx", torch.zeros(2, 1, 128), inputs=["x"], outputs=["y", "h", "c"])
-    assert make_dynamic(tmp_path / "float.onnx", tmp_path / "int8.onnx") == {"DynamicQuantizeLSTM": 1}
-    assert (tmp_path / "int8.onnx").stat().st_size < 0.3 * (tmp_path / "float.onnx").stat().st_size
+    lstm = nn.ModuleDict({"lstm": nn.LSTM(128, 128, bidirectional=True)})["lstm"]
+    linear = nn.Sequential(nn.Linear(128, 1024), nn.ReLU(), nn.Linear(1024, 8))
+    cases = (
+        (lstm, ["y", "h", "c"], (2, 1, 128), "DynamicQuantizeLSTM", 1),
+        (linear, ["y"], (2, 128), "MatMulInteger", 2),
+    )
+    for network, outputs, shape, operator, count in cases:
+        to_onnx(network, tmp_path / "float.onnx", torch.zeros(shape), inputs=["x"], outputs=outputs)
+        assert make_dynamic(tmp_path / "float.onnx", tmp_path / "int8.onnx") == {operator: count}
+        assert (tmp_path / "int8.onnx").stat().st_size < 0.3 * (tmp_path / "float.onnx").stat().st_size
 
 
 def test_nothing_to_make_dynamic(tmp_path: Path) -> None:

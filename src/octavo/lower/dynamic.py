@@ -38,8 +38,10 @@ def dynamic(path: str | PathLike[str], out: str | PathLike[str]) -> dict[str, in
             options.optimized_model_filepath = str(temporary)
             options.log_severity_level = 4
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            model = onnx.load(str(temporary))
+            del model.graph.value_info[:]  # shapes of weights that the tool is about to transpose
             quantize_dynamic(
-                temporary,
+                model,
                 temporary,
                 op_types_to_quantize=list(OPERATORS),
                 per_channel=True,
