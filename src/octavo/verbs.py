@@ -46,7 +46,6 @@ StepProgress = Callable[[str, int, int], None]  # network, done, of how many
 TrainingProgress = Callable[[str, int, int, dict[str, float]], None]  # network, step, of how many, losses
 Network = Callable[["np.ndarray"], "tuple[np.ndarray, ...]"]
 SAMPLES = Path(__file__).parent / "samples"
-LOW = 0.02  # confidence for measuring AP; .6 instead costs a one-shot detector 7 to 15 points (FACTS, section 1)
 # Pixels around zero in steps of 1/128: the 8-bit grid itself, so that the first quantizer loses nothing.
 PREPROCESSING = {"color": "RGB", "offset": 128.0, "scale": 1 / 128}
 
@@ -955,7 +954,7 @@ def evaluate(
 
     "ap" {event: AP, ..., "all"}, "ap_by_size", "landmarks" {event: nme, found, faces}; with `ground_truth`,
     the benchmark's folder of .mat files, also "easy", "medium", "hard". What a threshold cuts off can't be
-    found: with neither thresholds nor a confidence given, the confidence is LOW. Images that can't be read
+    found: with neither thresholds nor a confidence given, they are the family's MEASURING. Images that can't be read
     count as if nothing was found, and are listed in "errors".
     """
     from octavo.data.widerface import read
@@ -964,7 +963,7 @@ def evaluate(
 
     opened = model if isinstance(model, Model) else load(model, backend, threads)
     if settings.get("thresholds") is None and settings.get("confidence") is None:
-        settings["confidence"] = LOW
+        settings |= part(opened.info["family"], "predict").MEASURING
     chosen = opened.settings(**settings)
     entries = read(data, split)
     found: dict[str, Detections] = {}

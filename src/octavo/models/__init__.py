@@ -5,7 +5,7 @@ A family answers five questions and nothing else knows it:
     net.py      build(variant) -> {"pnet": Module, ...}; import_weights(source); finish(module, stage)
     loss.py     loss(outputs, targets, weights) -> {"face": ..., "box": ...}
     data.py     train_set(...), calibration_batches(...)
-    predict.py  Settings, predict(image, run, settings)                         (no torch)
+    predict.py  Settings, MEASURING, predict(image, run, settings)              (no torch)
     recipe.py   RECIPES: variant -> numbers                                     (no torch)
 """
 

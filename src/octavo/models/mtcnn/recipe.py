@@ -110,8 +110,9 @@ MTCNN = Recipe(
             centre=0.2,
         ),
     },
-    # The last threshold is where F1 on held-out images is best; measuring AP wants a lower one.
-    settings={"min_face": 20, "thresholds": (0.5, 0.5, 0.9)},
+    # .9: where F1 on held-out images is best. .8 and .7 instead of .5 halve the windows that R-Net and O-Net see
+    # and lose .5 % of the faces.
+    settings={"min_face": 20, "thresholds": (0.8, 0.7, 0.9)},
 )
 
 RECIPES = {"mtcnn": MTCNN, "mtcnn-relu": MTCNN}
