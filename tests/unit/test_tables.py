@@ -63,7 +63,7 @@ def test_written_then_in_order_then_stale(tmp_path: Path) -> None:
     assert lines[0] == "above"
     assert lines[-1] == "below"
     assert lines[2].split(" | ")[0] == "| model"
-    assert [line.split(" | ")[4] for line in lines[4:6]] == ["0.375", "0.125"]  # the last row of each model
+    assert [line.split(" | ")[4] for line in lines[4:6]] == ["0.3750", "0.1250"]  # the last row of each model
     assert lines[7].startswith("*results/wider_evaluator.csv: another; a machine; ")
     assert "| boxes |" in card.read_text()
     assert "| old |" not in card.read_text()
