@@ -130,7 +130,7 @@ def test_version(octavo: Octavo) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        pytest.param(["predct"], "Did you mean 'predict'?", id="verb"),
+        pytest.param(["predct"], "Did you mean 'predict'", id="verb"),
         pytest.param(["predict", "mtcnn-rell", "x.jpg"], "no model 'mtcnn-rell'", id="model"),
         pytest.param(["predict", "MODEL", "x.jpg", "--backend", "opnvino"], "mean openvino?", id="backend"),
         pytest.param(["predict", "MODEL", "x.jpg", "--treads", "2"], "--threads", id="option"),

@@ -187,8 +187,10 @@ class Histogram:
     def add(self, rows: Tensor) -> None:
         """Count (C, values) finite float32."""
         size = rows.abs()
-        # frexp: |x| = m * 2**e with m < 1, so 2**e is strictly above every value
-        exponent = torch.frexp(size.amax(dim=1)).exponent.long().clamp(min=SMALLEST)
+        # frexp: |x| = m * 2**e with m < 1, so 2**e is strictly above every value; its e of 0 is 0, not small
+        largest = size.amax(dim=1)
+        exponent = torch.frexp(largest).exponent.long().clamp(min=SMALLEST)
+        exponent = exponent.where(largest > 0, SMALLEST)
         self._grow(exponent)
         power = (self.bins.bit_length() - 1 - self.exponent).float()
         index = (size * torch.exp2(power)[:, None]).long()  # exact: a power of two moves no digit
