@@ -745,6 +745,9 @@ def predict(
     nms: Nms = None,
     backend: Backend = "auto",
     threads: Threads = 1,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse larger images. [default: 100 megapixels]")
+    ] = None,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write annotated pictures, subfolders kept.")
     ] = None,
@@ -758,7 +761,7 @@ def predict(
     from octavo import verbs
 
     settings = _settings(min_face, thresholds, confidence, factor, nms)
-    results = verbs.predict(model, paths, backend=backend, threads=threads, **settings)
+    results = verbs.predict(model, paths, backend=backend, threads=threads, max_pixels=max_pixels, **settings)
     place = verbs.saver(save, paths) if save else None
     done = failed = 0
     with _lines(jsonl) as file:

@@ -117,7 +117,7 @@ def _decode(data: bytes, max_pixels: int) -> np.ndarray:
     if width * height > max_pixels:
         raise ImageError(
             f"{width}x{height} = {width * height / 1e6:.0f} megapixels, more than the limit of "
-            f"{max_pixels / 1e6:g}; to read it all the same, raise max_pixels to {width * height}"
+            f"{max_pixels / 1e6:g}; to read it all the same, raise max_pixels (--max-pixels) to {width * height}"
         )
     if header.problem:
         raise ImageError(f"{kind} file {header.problem}")

@@ -67,6 +67,7 @@ class Model:
     info: dict[str, Any]
     run: Mapping[str, Any]  # see octavo.run.Network
     backend: str
+    max_pixels: int | None = None  # larger images are refused; None: images.MAX_PIXELS
 
     @property
     def name(self) -> str:
@@ -77,9 +78,9 @@ class Model:
         return part(self.info["family"], "predict").Settings.of(self.info["settings"], **overrides)
 
     def __call__(self, image: str | Path | bytes | np.ndarray, **settings: Any) -> Detections:
-        from octavo.images import read
+        from octavo.images import MAX_PIXELS, read
 
-        pixels = read(image)
+        pixels = read(image, max_pixels=self.max_pixels or MAX_PIXELS)
         found = part(self.info["family"], "predict").predict(pixels, self.run, self.settings(**settings))
         return replace(found, image=pixels)
 
@@ -862,15 +863,18 @@ def predict(
     *,
     backend: str = "auto",
     threads: int = 1,
+    max_pixels: int | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Iterator[Result]:
     """A Result for every image of the paths (files; folders are searched), in order, as they are done.
 
-    A file that can't be read becomes a Result with an error and the others go on. Wrong settings or a wrong
-    model raise at once, before the first image.
+    A file that can't be read, or has more than max_pixels, becomes a Result with an error and the others go
+    on. Wrong settings or a wrong model raise at once, before the first image.
     """
     opened = model if isinstance(model, Model) else load(model, backend, threads)
+    if max_pixels:
+        opened = replace(opened, max_pixels=max_pixels)
     opened.settings(**settings)
     return _predict(opened, [str(p) for path in paths for p in _images(path)], settings, progress)
 

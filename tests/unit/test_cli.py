@@ -201,6 +201,13 @@ def test_predict_goes_on_after_a_bad_file_and_fails_at_the_end(
     assert "2 of 4 images failed" in outcome.err
 
 
+def test_the_limit_of_pixels_can_be_changed(octavo: Octavo, model: Path, photos: Path) -> None:
+    refused = octavo("predict", model, photos / "a.png", "--max-pixels", 64 * 48 - 1)
+    assert refused.code == 1
+    assert "(--max-pixels) to 3072" in refused.err
+    assert octavo("predict", model, photos / "a.png", "--max-pixels", 64 * 48).code == 0
+
+
 def test_json_leaves_stdout_to_json(octavo: Octavo, model: Path, photos: Path) -> None:
     outcome = octavo("predict", model, photos, "--json")
     assert ["error" in line for line in lines(outcome.out)] == [False, True, False]

@@ -339,7 +339,7 @@ def test_a_huge_claim_with_nothing_behind_it(kind: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_the_limit_is_a_number_of_pixels(name: str) -> None:
     assert read(FILES[name][0], max_pixels=40 * 61).shape in ((40, 61, 3), (61, 40, 3))
-    with pytest.raises(ImageError, match="raise max_pixels to 2440"):
+    with pytest.raises(ImageError, match=r"raise max_pixels \(--max-pixels\) to 2440"):
         read(FILES[name][0], max_pixels=40 * 61 - 1)
 
 
