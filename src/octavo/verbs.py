@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -329,10 +330,14 @@ def quantize(
     calibrations = {}
     with folder.staged(out_path) as stage:
         for name, module in modules.items():
-            tensors = (
-                (torch.from_numpy(pixels).float() - offset) * scale
-                for pixels in batches(name, Path(data), floats, settings, images)
-            )
+            pixels = batches(name, Path(data), floats, settings, images)
+            first = next(pixels, None)
+            if first is None:
+                raise ValueError(
+                    f"{name} has nothing to be calibrated on: of {images} photographs the networks before it let "
+                    "nothing through. Give more --images, or a model that is trained longer."
+                )
+            tensors = ((torch.from_numpy(p).float() - offset) * scale for p in chain([first], pixels))
             quantized = prepare(module, scheme_for(scheme_, name))
             done = calibrate(quantized, tensors, partial(progress, name) if progress else None)
             calibrations[name] = done.to_dict()

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from octavo import images
-from octavo.models.mtcnn import net
+from octavo import folder, images, verbs
+from octavo.models import save_module
+from octavo.models.mtcnn import data, net
 from octavo.models.mtcnn.predict import Network, Settings, predict
 from octavo.models.mtcnn.recipe import RECIPES
 
@@ -245,3 +246,33 @@ def test_settings(overrides: dict, thresholds: tuple, confidence: float) -> None
 def test_wrong_settings_are_explained(overrides: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Settings.of({}, **overrides)
+
+
+def test_a_network_that_sees_nothing_is_not_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A barely trained P-Net lets nothing through: the error says so instead of naming an empty set."""
+    modules = net.build("mtcnn-relu")
+    for name, module in modules.items():
+        save_module(module, tmp_path / "float" / f"{name}.pt")
+    folder.write_info(tmp_path / "float", float_info("mtcnn-relu"))
+    monkeypatch.setattr(
+        data,
+        "calibration_batches",
+        lambda name, *_: iter([]) if name == "rnet" else iter([np.zeros((1, 3, 24, 24), np.uint8)]),
+    )
+    with pytest.raises(ValueError, match="rnet has nothing to be calibrated on"):
+        verbs.quantize(tmp_path / "float", tmp_path, tmp_path / "int8")
+    assert not (tmp_path / "int8").exists()
+
+
+def float_info(variant: str) -> dict:
+    return {
+        "format": folder.FORMAT,
+        "family": "mtcnn",
+        "variant": variant,
+        "precision": "float",
+        "networks": list(WIDTHS),
+        "preprocessing": verbs.PREPROCESSING,
+        "settings": Settings().to_dict(),
+    }
