@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -167,12 +168,14 @@ def cut(image: np.ndarray, windows: np.ndarray, stage: Stage, rng: np.random.Gen
 class Pool:
     """Windows on disk, drawn in balanced batches.
 
-    images (n, size, size, 3) uint8 stay on disk (mapped); kind, box and landmarks are in memory.
+    images (n, size, size, 3) uint8 stay on disk (mapped); kind, box, landmarks and the number of the entry they
+    were cut from are in memory.
     """
 
     def __init__(self, folder: Path, stage: Stage) -> None:
         with np.load(folder / "labels.npz") as labels:
             self.kind, self.box, self.landmarks = labels["kind"], labels["box"], labels["landmarks"]
+            self.entry = labels["entry"]
         shape = (len(self.kind), stage.size, stage.size, 3)
         self.images = np.memmap(folder / "images.bin", np.uint8, "r", shape=shape)
         self.stage = stage
@@ -315,15 +318,16 @@ def train_set(
         settings = Settings(min_face=recipe.mining_min_face, thresholds=(*stage.sampling.thresholds, 0))
         with staged(folder) as temporary:
             make_pool(entries, stage, run, settings, temporary, progress)
-    owner = np.load(folder / "labels.npz")["entry"]
-    held = np.array(kept_out)[owner]
-    return TrainSet(subset(Pool(folder, stage), ~held), subset(Pool(folder, stage), held))
+    pool = Pool(folder, stage)
+    held = np.array(kept_out)[pool.entry]
+    return TrainSet(subset(pool, ~held), subset(pool, held))
 
 
 def subset(pool: Pool, mask: np.ndarray) -> Pool:
-    """The pool with only the windows of the mask in its draws."""
-    pool.members = {kind: members[mask[members]] for kind, members in pool.members.items()}
-    return pool
+    """The same windows, of which only those of the mask (n,) are drawn."""
+    chosen = copy(pool)
+    chosen.members = {kind: members[mask[members]] for kind, members in pool.members.items()}
+    return chosen
 
 
 def make_pool(
