@@ -317,10 +317,12 @@ def test_against_onnxruntimes_calibrators(shape: str) -> None:
     assert kl[there] < kl.min() + 0.02 * (kl[0] - kl.min())  # its choice is next to the best by our measure
 
 
-@pytest.mark.parametrize("name", ["mse", "entropy"])
-def test_one_tensor_is_fast(name: str) -> None:
+@pytest.mark.parametrize("name", ["mse", "entropy", "percentile"])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("grid", [SYMMETRIC, AFFINE], ids=["symmetric", "affine"])
+def test_one_tensor_is_fast(name: str, grid: Grid, bits: int) -> None:
     """Issue: 20 ms for 2048 bins on one thread; three times that here, for slower machines."""
-    observer = observe.make(name, SYMMETRIC)
+    observer = observe.make(name, replace(grid, bits=bits))
     observer.update(normal(200_000))
     observer.range()
     best = math.inf

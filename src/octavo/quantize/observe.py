@@ -261,8 +261,9 @@ def _least(counts: Tensor, width: Tensor, grid: Grid, low: float, high: float) -
     """First one threshold for both ends; then, where they are free, one at a time, twice."""
     if low == high:
         return low, high
-    rough = counts.unflatten(1, (-1, 4)).sum(2), width * 4  # enough to find the valley, four times faster
-    full = counts, width
+    few = grid.bits <= 4  # integers, so that a step spans many bins
+    full = _coarser(counts, width, 4 if few else 1)
+    rough = _coarser(*full, 4)  # enough to find the valley, four times faster
     coarse = torch.exp2(-torch.arange(0, 8, 1 / 8, dtype=torch.float64))  # the range times 1 .. 1/256
     fine = torch.exp2(torch.linspace(-1 / 8, 1 / 8, 17, dtype=torch.float64))  # between two coarse neighbours
     wide = torch.exp2(torch.linspace(-2, 2, 33, dtype=torch.float64))
@@ -275,7 +276,7 @@ def _least(counts: Tensor, width: Tensor, grid: Grid, low: float, high: float) -
             (full, fine, still),
             (full, still, fine),
         ] * 2
-        if grid.bits <= 4:  # so few zero-points that each is a valley of its own: try them all
+        if few:  # so few zero-points, too, that each is a valley of its own: try them all
             zero = torch.arange(2**grid.bits, dtype=torch.float64)[:, None]
             scale = (high - low) / (2**grid.bits - 1) * coarse[::2]
             starts.append(((-zero * scale).flatten(), ((2**grid.bits - 1 - zero) * scale).flatten()))
@@ -291,6 +292,11 @@ def _least(counts: Tensor, width: Tensor, grid: Grid, low: float, high: float) -
     return float(lows[at]), float(highs[at])
 
 
+def _coarser(counts: Tensor, width: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    times = min(times, counts.shape[1])
+    return counts.unflatten(1, (-1, times)).sum(2), width * times
+
+
 def error(counts: Tensor, width: Tensor, grid: Grid, low: Tensor, high: Tensor) -> Tensor:
     """The sum of (x - q(x))^2 over a histogram (2, N), for each range low[k], high[k] (K,).
 
@@ -303,17 +309,16 @@ def error(counts: Tensor, width: Tensor, grid: Grid, low: Tensor, high: Tensor) 
     first = (torch.full_like(scale, grid.low) if grid.symmetric else (low / scale).round())[:, None]
     if grid.symmetric and grid.low == -grid.high:  # such a grid cannot tell x from -x: half the work
         counts = torch.stack([torch.zeros_like(counts[0]), counts.sum(0)])
-    sign, bin_ = counts.nonzero(as_tuple=True)
-    density = counts[sign, bin_] / width
-    start = torch.where(sign == 1, bin_, -bin_ - 1) * width
-
-    def integral(x: Tensor) -> Tensor:
-        y = x[None] / scale[:, None]
-        inside = torch.minimum(torch.maximum(y, first), first + steps)
-        nearest = inside.round()
-        return nearest / 12 + ((inside - nearest) ** 3 + (y - inside) ** 3) / 3
-
-    return (integral(start + width) - integral(start)) @ density * scale**3
+    density = torch.cat([counts[0].flip(0), counts[1]]).double() / width  # in the order of x
+    # sum over bins of density (I(end) - I(start)): each edge counts with what its left bin has more than its right
+    change = -torch.diff(density, prepend=density.new_zeros(1), append=density.new_zeros(1))
+    edge = change.nonzero()[:, 0]
+    y = (edge - counts.shape[1]) * width / scale[:, None]
+    inside = torch.minimum(torch.maximum(y, first), first + steps)
+    nearest = inside.round()
+    rounded, clipped = inside - nearest, y - inside
+    integral = nearest / 12 + (rounded * rounded * rounded + clipped * clipped * clipped) / 3
+    return integral @ change[edge] * scale**3
 
 
 def entropy(
