@@ -73,7 +73,7 @@ MTCNN = Recipe(
             sampling=Sampling(
                 positives=20, parts=12, negatives=60, mined=0, ratio=(1, 1, 0, 3), repeat=CROWD
             ),
-            schedule=Schedule(epochs=9, steps=500, batch_size=2048, learning_rate=4e-3),
+            schedule=Schedule(epochs=12, steps=500, batch_size=2048, learning_rate=4e-3),
             weights=Weights(positive=1.5),
             centre=0.35,
         ),
@@ -89,7 +89,7 @@ MTCNN = Recipe(
                 blur=0.3,
                 thresholds=(0.39, 0.0),
             ),
-            schedule=Schedule(epochs=7, steps=500, batch_size=1024, learning_rate=3e-3),
+            schedule=Schedule(epochs=10, steps=500, batch_size=1024, learning_rate=3e-3),
             weights=Weights(positive=3.0),
             centre=0.25,
         ),
@@ -105,7 +105,7 @@ MTCNN = Recipe(
                 blur=0.4,
                 thresholds=(0.39, 0.5),
             ),
-            schedule=Schedule(epochs=9, steps=500, batch_size=512, learning_rate=2e-3),
+            schedule=Schedule(epochs=18, steps=500, batch_size=512, learning_rate=2e-3),
             weights=Weights(landmarks=1.0),
             centre=0.2,
         ),
