@@ -352,7 +352,9 @@ def divergence(counts: Tensor, levels: int) -> Tensor:
     plogp = torch.cat([zero, torch.xlogy(counts, counts).cumsum(0)])
 
     edges = keep[:, None] * torch.arange(levels + 1, device=counts.device) // levels  # (K, levels + 1)
-    mass, filled = running[edges].diff(dim=1), occupied[edges].diff(dim=1)
+    mass, filled = (
+        table.index_select(0, edges.flatten()).view_as(edges).diff() for table in (running, occupied)
+    )
     total, last = running[-1], counts[keep - 1]
     beyond = total - running[keep]
     filled[:, -1] += (last == 0) & (beyond > 0)  # the outliers occupy the last bin
@@ -361,7 +363,7 @@ def divergence(counts: Tensor, levels: int) -> Tensor:
     p[:, -1] += beyond
 
     p_log_p = plogp[keep] - torch.xlogy(last, last) + torch.xlogy(last + beyond, last + beyond)
-    p_log_q = torch.xlogy(p, height).sum(1)
+    p_log_q = (p * height.where(p > 0, 1.0).log()).sum(1)
     # P is divided by total, Q by its own sum: running[keep]
     divergence = (p_log_p - p_log_q) / total - total.log() + running[keep].log()
     return divergence.where(running[keep] > 0, torch.inf)
