@@ -68,7 +68,8 @@ def calibrate(
         qmodel.train(was_training)
     set_mode(qmodel, "quantize")
     options = "".join(f" {key}={value:g}" for key, value in scheme.calibrator_options.items())
-    return Calibration(digest.hexdigest(), images, scheme.calibrator + options)
+    weights = "" if scheme.weight_calibrator == "max" else f", weights {scheme.weight_calibrator}"
+    return Calibration(digest.hexdigest(), images, scheme.calibrator + options + weights)
 
 
 def _set_ranges(qmodel: QuantModel) -> None:

@@ -392,7 +392,7 @@ def _quant_layer(layer: Any, name: str, scheme: Scheme) -> QuantLayer:
             grid = Grid(grid.bits, grid.signed, grid.symmetric, "channel", grid.narrow)
         else:
             rows = layer.weight.numel() // grid.group
-    weight_grid = FakeQuant(grid, f"{name}.weight", rows=rows, axis=axis)
+    weight_grid = FakeQuant(grid, f"{name}.weight", scheme.weight_calibrator, rows=rows, axis=axis)
     # One int32 scale per output channel must exist.
     integer_bias = (
         scheme.integer_bias and grid.granularity != "group" and not (transposed and layer.groups > 1)

@@ -67,6 +67,7 @@ class Scheme:
     activation: Grid | None = Grid(signed=False, symmetric=False)  # None: only the weights are quantized
     calibrator: str = "max"  # an observer of observe.py, for activations
     calibrator_options: Mapping[str, float] = field(default_factory=dict)
+    weight_calibrator: str = "max"  # the same for weights; "mse" clips outliers, worth it below 8 bits
     integer_bias: bool = True  # round biases to int32 at input scale * weight scale
     # What a normalised uint8 image can hold, (x - 128) / 128. It fixes the input's grid: nothing is lost there.
     input_range: tuple[float, float] | None = (-1.0, 127 / 128)
