@@ -9,7 +9,7 @@ import pytest
 
 from octavo.data.widerface import Entry, read
 from octavo.evaluate import widerface
-from octavo.evaluate.events import by_event, by_size
+from octavo.evaluate.events import by_event, by_size, curves
 from octavo.outputs import Detections
 
 
@@ -119,6 +119,40 @@ def test_by_size() -> None:
     assert by_size(entries, detections, edges=(20, 40, 140)) == pytest.approx(
         {"20-40": 0.5, "40-140": 1, "140+": 0}
     )
+
+
+@pytest.mark.parametrize(
+    ("detections", "recall", "precision"),
+    [
+        pytest.param([(A, 0.9), (B, 0.1)], [1], [1], id="perfect"),
+        pytest.param([(A, 0.9), (ELSEWHERE, 0.5), (B, 0.1)], [0.5, 1], [1, 2 / 3], id="false alarm between"),
+        pytest.param([(ELSEWHERE, 0.9), (A, 0.5), (B, 0.1)], [1], [2 / 3], id="a dip is under the envelope"),
+        pytest.param([(A, 0.9), (ELSEWHERE, 0.1)], [0.5], [1], id="a false alarm at the end adds no recall"),
+        pytest.param([], [], [], id="none found"),
+    ],
+)
+def test_steps_of_a_curve(
+    detections: list[tuple[list[float], float]], recall: list[float], precision: list[float]
+) -> None:
+    steps = curves(ONE, {"a/1.jpg": found(*detections)})["all"].steps()
+    assert [list(s) for s in steps] == [pytest.approx(recall), pytest.approx(precision)]
+
+
+def test_the_area_under_the_steps_is_the_average_precision() -> None:
+    random = np.random.default_rng(1)
+    entries, detections = [], {}
+    for i in range(40):
+        xy = random.integers(0, 200, (5, 2))
+        boxes = np.c_[xy, xy + random.integers(10, 60, xy.shape)]
+        entries.append(entry(f"a/{i}.jpg", boxes.tolist()))
+        guesses = np.r_[boxes + random.integers(-9, 10, boxes.shape), boxes[:2] + 300]
+        detections[f"a/{i}.jpg"] = found(*[(box, float(random.random())) for box in guesses.tolist()])
+    curve = curves(entries, detections)["all"]
+    recall, precision = curve.steps()
+    assert (np.diff(recall) > 0).all()
+    assert (np.diff(precision) < 0).all()
+    assert len(recall) > 10
+    assert np.sum(np.diff(recall, prepend=0) * precision) == pytest.approx(curve.ap, abs=1e-12)
 
 
 def test_images_without_detections_are_named() -> None:

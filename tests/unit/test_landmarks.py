@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from octavo.data.widerface import Entry, read
-from octavo.evaluate.landmarks import LandmarkError, measure, nme
+from octavo.evaluate.landmarks import LandmarkError, errors, measure, nme
 from octavo.outputs import Detections
 
 BOX = [10.0, 10.0, 50.0, 40.0]  # 40 x 30: sqrt(w h) = 34.64
@@ -81,6 +81,8 @@ def test_mean_is_over_faces_and_counts_say_how_many() -> None:
         "all": LandmarkError(pytest.approx(3 / SIZE, abs=1e-7), 3, 4),  # type: ignore[arg-type]
     }
     assert list(nme(entries, detections)) == ["a", "all"]
+    expected = np.array([1, 2, 6, np.nan]) / SIZE
+    assert errors(entries, detections)["all"] == pytest.approx(expected, abs=1e-7, nan_ok=True)
 
 
 @pytest.mark.parametrize(

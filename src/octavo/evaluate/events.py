@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from octavo.data.widerface import SIZES, Entry, size_bins
-from octavo.evaluate.widerface import Matches, curve, from_memory, match
+from octavo.evaluate.widerface import Curve, Matches, curve, from_memory, match
 from octavo.outputs import Detections
 
 
@@ -62,7 +62,12 @@ def align(entries: Sequence[Entry], detections: Mapping[str, Detections]) -> Pai
 
 
 def by_event(entries: Sequence[Entry], detections: Mapping[str, Detections]) -> dict[str, float]:
-    """{event: AP, ..., "all": AP} over the valid faces.
+    """{event: AP, ..., "all": AP} over the valid faces; see `curves`."""
+    return {name: of_event.ap for name, of_event in curves(entries, detections).items()}
+
+
+def curves(entries: Sequence[Entry], detections: Mapping[str, Detections]) -> dict[str, Curve]:
+    """{event: Curve, ..., "all": Curve} over the valid faces.
 
     detections: {entry.name: Detections}. Events without a valid face are left out: there is nothing to find.
     Images without any annotated face say nothing of precision, as in the benchmark.
@@ -75,8 +80,8 @@ def by_event(entries: Sequence[Entry], detections: Mapping[str, Detections]) -> 
             pairs.matches, pairs.valid & (pairs.event == name), event[pairs.matches.image] == name
         )
         if of_event.faces:
-            out[name] = of_event.ap
-    return {**out, "all": curve(pairs.matches, pairs.valid).ap}
+            out[name] = of_event
+    return {**out, "all": curve(pairs.matches, pairs.valid)}
 
 
 def by_size(
@@ -94,3 +99,15 @@ def by_size(
             of_size = curve(pairs.matches, faces, (low <= pairs.shown) & (pairs.shown < high))
             out[name] = of_size.ap
     return out
+
+
+def reported(pairs: Pairs) -> tuple[float, float]:
+    """Precision and recall of all detections taken together; those on invalid faces count for neither.
+
+    Precision is 1 where nothing was found: nothing was said that is wrong.
+    """
+    looking = pairs.matches.face >= 0
+    judged = ~looking
+    judged[looking] = pairs.valid[pairs.matches.face[looking]]
+    right = int((pairs.matches.first & looking & judged).sum())
+    return right / int(judged.sum()) if judged.any() else 1.0, right / int(pairs.valid.sum())

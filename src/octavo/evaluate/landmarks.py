@@ -42,8 +42,22 @@ def nme(
 def measure(
     entries: Sequence[Entry], detections: Mapping[str, Detections], normaliser: str = "size"
 ) -> dict[str, LandmarkError]:
-    """{event: LandmarkError, ..., "all": ...}; events without any annotated landmark are left out.
+    """{event: LandmarkError, ..., "all": ...}; see `errors`."""
+    return {name: summed(error) for name, error in errors(entries, detections, normaliser).items()}
 
+
+def summed(error: np.ndarray) -> LandmarkError:
+    """The mean over the found faces of an array of `errors`."""
+    found = error[~np.isnan(error)]
+    return LandmarkError(float(found.mean()) if len(found) else None, len(found), len(error))
+
+
+def errors(
+    entries: Sequence[Entry], detections: Mapping[str, Detections], normaliser: str = "size"
+) -> dict[str, np.ndarray]:
+    """{event: (faces,) error of each valid face with five annotated points, ..., "all": ...}.
+
+    NaN where the face was not found; events without any annotated landmark are left out.
     detections: {entry.name: Detections with keypoints (n, 5, 2)}, in the order of the annotation: left eye,
     right eye, nose, left and right corner of the mouth (left as seen in the image).
     """
@@ -66,16 +80,8 @@ def measure(
     error = np.full(len(truth), np.nan)  # of each annotated face
     error[face] = np.linalg.norm(found - truth[face], axis=2).mean(axis=1) / length[face]
 
-    out = {}
-    for name in [*dict.fromkeys(pairs.event.tolist()), "all"]:
-        members = known if name == "all" else known & (pairs.event == name)
-        if members.any():
-            errors = error[members]
-            errors = errors[~np.isnan(errors)]
-            out[name] = LandmarkError(
-                float(errors.mean()) if len(errors) else None, len(errors), int(np.count_nonzero(members))
-            )
-    return out
+    members = {name: known & (pairs.event == name) for name in dict.fromkeys(pairs.event.tolist())}
+    return {name: error[which] for name, which in {**members, "all": known}.items() if which.any()}
 
 
 def _keypoints(name: str, detections: Detections) -> np.ndarray:

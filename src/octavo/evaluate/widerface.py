@@ -72,6 +72,16 @@ class Curve:
     def ap(self) -> float:
         return average_precision(self.precision, self.recall)
 
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The envelope as stairs: (k,) rising recall, and the precision that is kept up to each of them.
+
+        Nothing is lost: the area under the stairs is `ap`. To be drawn, and short enough to be stored.
+        """
+        envelope = _envelope(self.precision)
+        last = np.flatnonzero(np.append(np.diff(envelope) != 0, True))  # of each level
+        last = last[np.diff(self.recall[last], prepend=0.0) > 0]
+        return self.recall[last], envelope[last]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
@@ -178,8 +188,12 @@ def curve(matches: Matches, subset: np.ndarray, counted: np.ndarray | None = Non
 
 def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
     """Area under the envelope of a curve given by rising recall (VOC 2010 and later, all points)."""
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+    return float(np.sum(np.diff(recall, prepend=0.0) * _envelope(precision)))
+
+
+def _envelope(precision: np.ndarray) -> np.ndarray:
+    """The best precision at this recall or any higher one."""
+    return np.maximum.accumulate(precision[::-1])[::-1]
 
 
 # --- reading -------------------------------------------------------------------------------------------
