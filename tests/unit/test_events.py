@@ -145,7 +145,7 @@ def test_the_area_under_the_steps_is_the_average_precision() -> None:
         xy = random.integers(0, 200, (5, 2))
         boxes = np.c_[xy, xy + random.integers(10, 60, xy.shape)]
         entries.append(entry(f"a/{i}.jpg", boxes.tolist()))
-        guesses = np.r_[boxes + random.integers(-9, 10, boxes.shape), boxes[:2] + 300]
+        guesses = np.r_[boxes + random.integers(-4, 5, boxes.shape), boxes[:2] + 300]
         detections[f"a/{i}.jpg"] = found(*[(box, float(random.random())) for box in guesses.tolist()])
     curve = curves(entries, detections)["all"]
     recall, precision = curve.steps()
