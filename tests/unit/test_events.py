@@ -146,7 +146,10 @@ def test_the_area_under_the_steps_is_the_average_precision() -> None:
         boxes = np.c_[xy, xy + random.integers(10, 60, xy.shape)]
         entries.append(entry(f"a/{i}.jpg", boxes.tolist()))
         guesses = np.r_[boxes + random.integers(-4, 5, boxes.shape), boxes[:2] + 300]
-        detections[f"a/{i}.jpg"] = found(*[(box, float(random.random())) for box in guesses.tolist()])
+        score = random.random(7) ** np.repeat(
+            [0.5, 1.5], [5, 2]
+        )  # false alarms come later, but not all of them
+        detections[f"a/{i}.jpg"] = found(*zip(guesses.tolist(), score.tolist(), strict=True))
     curve = curves(entries, detections)["all"]
     recall, precision = curve.steps()
     assert (np.diff(recall) > 0).all()
