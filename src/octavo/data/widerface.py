@@ -28,6 +28,7 @@ ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pos
 SPLITS = ("train", "val")
 SIZES = (0, 16, 32, 64, 128, 256)  # edges of bins of sqrt(w h), pixels; hard WIDER faces are 10 to 50 px high
 POINTS = 5  # left eye, right eye, nose, left and right corner of the mouth, as seen in the image
+MIRRORED = [1, 0, 2, 4, 3]  # which of them each is in the mirror image: eyes and mouth change sides
 LANDMARK_FILES = (
     "landmarks/{split}_label.txt",
     "retinaface_gt_v1.1/{split}/label.txt",  # the archive of RetinaFace, unpacked

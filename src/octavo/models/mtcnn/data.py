@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +26,16 @@ from torch import Tensor, nn
 
 from octavo import images
 from octavo.boxes import area, crop_resize, iom, iou, square
-from octavo.data.widerface import Entry, read
+from octavo.data.loader import in_order
+from octavo.data.pixels import normalise, relight
+from octavo.data.split import fingerprint_of, is_held_out
+from octavo.data.widerface import MIRRORED, Entry, read
 from octavo.folder import staged
 
 from .loss import LANDMARK, NEGATIVE, PART, POSITIVE
 from .predict import Network, Settings, look, propose, pyramid, refine, to_planes
 from .recipe import Recipe, Sampling, Stage
 
-MIRRORED = [
-    1,
-    0,
-    2,
-    4,
-    3,
-]  # where each landmark finds itself in a mirror: the eyes and the mouth change sides
 SMALLEST = 8  # faces with a longer side below this many pixels teach nothing
 Progress = Callable[[int, int], None]  # done, of how many
 
@@ -263,28 +256,12 @@ class TrainSet:
         }
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """uint8 -> float32, (x - 128) / 128."""
-    return (pixels.float() - 128) / 128
-
-
 def augment(
     pixels: Tensor, targets: dict[str, Tensor], generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mirror half of the windows, change brightness, contrast and colour of all, take the colour from some."""
-    count = len(pixels)
-
-    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
-        return low + (high - low) * torch.rand(count, channels, 1, 1, generator=generator)
-
-    x = normalise(pixels)
-    grey = (torch.rand(count, generator=generator) < 0.1).nonzero()[:, 0]
-    x[grey] = x[grey].mean(dim=1, keepdim=True)
-    gain = uniform(0.6, 1.4) * uniform(0.92, 1.08, 3)
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = ((x - mean) * gain + mean + uniform(-0.3, 0.3)).clamp_(-1, 127 / 128)
-
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    x = relight(normalise(pixels), generator)
+    mirrored = torch.rand(len(x), generator=generator) < 0.5
     x[mirrored] = x[mirrored].flip(3)
     box, landmarks = targets["box"].clone(), targets["landmarks"].clone()
     box[mirrored] = box[mirrored][:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1, -1, 1])
@@ -362,31 +339,6 @@ def make_pool(
                 progress(number + 1, len(entries))
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in labels.items()}
     np.savez(folder / "labels.npz", **joined)
-
-
-def in_order(work: Callable[[int], Any], items: Iterable[int]) -> Iterator[Any]:
-    """Results of work in the items' order, made by as many threads as there are cores, few of them ahead."""
-    workers = os.cpu_count() or 1
-    queue, source = [], iter(items)
-    with ThreadPoolExecutor(workers) as threads:
-        for item in islice(source, 2 * workers):
-            queue.append(threads.submit(work, item))
-        while queue:
-            done = queue.pop(0).result()
-            queue.extend(threads.submit(work, item) for item in islice(source, 1))
-            yield done
-
-
-def is_held_out(entry: Entry, share: float) -> bool:
-    digest = hashlib.sha256(entry.name.encode()).digest()
-    return int.from_bytes(digest[:4], "big") < share * 2**32
-
-
-def fingerprint_of(entries: list[Entry]) -> str:
-    digest = hashlib.sha256()
-    for entry in entries:
-        digest.update(entry.name.encode() + entry.xyxy.tobytes() + entry.invalid.tobytes())
-    return digest.hexdigest()
 
 
 def calibration_batches(

@@ -109,7 +109,9 @@ def loss(outputs: tuple[Tensor, ...], targets: dict[str, Tensor], weights: Weigh
 def face_loss(face: Tensor, kind: Tensor, matching: Matching) -> Tensor:
     """Cross-entropy of positives and of each image's hardest negatives, over the number of positives."""
     positive = kind == POSITIVE
-    losses = F.cross_entropy(face.flatten(0, 1), positive.flatten().long(), reduction="none").reshape(kind.shape)
+    losses = F.cross_entropy(face.flatten(0, 1), positive.flatten().long(), reduction="none").reshape(
+        kind.shape
+    )
     hardness = torch.where(kind == NEGATIVE, losses.detach(), -1.0)
     rank = hardness.argsort(dim=1, descending=True).argsort(dim=1)
     wanted = (matching.negatives * positive.sum(1, keepdim=True)).clamp(min=matching.fewest_negatives)

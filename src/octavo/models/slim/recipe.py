@@ -71,7 +71,5 @@ RECIPES = {"slim": BOTH, "rfb": BOTH}
 
 # A photograph of any size in its frame of one pixel: 320x240 as the example.
 NETWORKS = {
-    "detector": Network(
-        (1, 3, 242, 322), {2: "height", 3: "width"}, ("face", "box", "landmarks"), multiple=2
-    )
+    "detector": Network((1, 3, 242, 322), {2: "height", 3: "width"}, ("face", "box", "landmarks"), multiple=2)
 }

@@ -1,0 +1,22 @@
+"""Which training images are held out, and what data a result was made from: by hashes, the same everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from octavo.data.widerface import Entry
+
+
+def is_held_out(entry: Entry, share: float) -> bool:
+    """Whether an image belongs to the share kept out of training; the same whatever other images there are."""
+    digest = hashlib.sha256(entry.name.encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def fingerprint_of(entries: Iterable[Entry]) -> str:
+    """Another one where an image is new, renamed or gone, or a box has moved."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(entry.name.encode() + entry.xyxy.tobytes() + entry.invalid.tobytes())
+    return digest.hexdigest()
