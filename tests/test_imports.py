@@ -25,6 +25,7 @@ BASE = {"images", "boxes", "outputs", "folder", "recipe"}
 STEPS = {"data", "train", "quantize", "export", "lower", "run", "evaluate"}
 MAY = {
     "": set(),  # octavo/__init__.py: names are loaded at first use, by importlib
+    "__main__": {"cli"},
     "cli": {"verbs", "folder", "recipe"},
     "verbs": {"models"} | STEPS | BASE,
     "models": STEPS | BASE,  # what can be done to every family alike; families are found by name
@@ -54,7 +55,7 @@ LIBRARIES = {
             "run/on_torch.py",
             *(f"models/*/{f}.py" for f in ("net", "loss", "data")),
         ],
-        ["models/__init__.py", "verbs.py", "cli.py"],
+        ["models/__init__.py", "verbs/*"],
     ),
     "onnx": (["export.py", "lower/*"], ["export.py", "lower/*", "run/*"]),
     "onnxruntime": ([], ["run/on_onnxruntime.py", "run/bench.py", "lower/dynamic.py"]),
@@ -65,8 +66,8 @@ LIBRARIES = {
     ),
     "lightning_fabric": (["train.py"], []),
     "scipy": ([], ["evaluate/*"]),
-    "typer": (["cli.py"], []),
-    "rich": ([], ["cli.py"]),
+    "typer": (["cli/*"], []),
+    "rich": ([], ["cli/console.py", "cli/progress.py"]),
     "matplotlib": ([], ["*"]),
 }
 # Files that a deployment without torch uses, though their folder may import it.
@@ -172,6 +173,16 @@ def test_directions(path: Path) -> None:
         pytest.param(
             "boxes.py", "def f():\n    from octavo import verbs", "octavo.verbs", id="upwards and late"
         ),
+        pytest.param(
+            "models/a/net.py", "from octavo.verbs.load import load", "verbs.load", id="upwards, deep"
+        ),
+        pytest.param("verbs/x.py", "from octavo.cli import main", "octavo.cli", id="a verb, upwards"),
+        pytest.param("verbs/x.py", "import torch", "torch", id="a verb, torch at once"),
+        pytest.param("verbs/x.py", "import typer", "typer", id="a verb that prints"),
+        pytest.param("verbs/x.py", "def f():\n    import torch", "", id="a verb, torch when needed"),
+        pytest.param("cli/x.py", "from octavo.data import widerface", "data.widerface", id="past the verbs"),
+        pytest.param("cli/x.py", "def f():\n    import torch", "torch", id="torch in the command line"),
+        pytest.param("cli/x.py", "import typer\nfrom octavo import verbs", "", id="over the verbs"),
         pytest.param("models/a/net.py", "from octavo.models.b import net", "models.b", id="another family"),
         pytest.param(
             "models/a/net.py", "from ..b.net import build", "models.b.net", id="another one, relative"
@@ -188,7 +199,14 @@ def test_directions(path: Path) -> None:
 def test_the_check_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, code: str, says: str
 ) -> None:
-    for made in ("boxes", "verbs", "data/widerface", "models/b/net", "models/b/__init__", "data/__init__"):
+    packages = ("verbs", "cli", "data", "models/b")
+    for made in (
+        "boxes",
+        "verbs/load",
+        "data/widerface",
+        "models/b/net",
+        *(f"{p}/__init__" for p in packages),
+    ):
         (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{made}.py").touch()
     monkeypatch.setattr(sys.modules[__name__], "SOURCE", tmp_path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from octavo.outputs import Detections as Detections
     from octavo.verbs import Model as Model
     from octavo.verbs import load as load
-    from octavo.verbs import predict as predict
+    from octavo.verbs.predict import predict as predict
 
 _HOME = {
     "read": "images",

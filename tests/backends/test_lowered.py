@@ -9,6 +9,7 @@ import pytest
 
 from octavo import folder, run, verbs
 from octavo.models import save_module
+from octavo.verbs.float_model import float_info
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -45,7 +46,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = prepare(module, scheme)
         calibrate(model, [(torch.randint(0, 256, shape) - 128.0) / 128 for _ in range(2)])
         save_module(model, path / f"{name}.pt")
-    info = verbs._float_info("mtcnn-relu", list(SHAPES), MTCNN, "noise")
+    info = float_info("mtcnn-relu", list(SHAPES), MTCNN, "noise")
     folder.write_info(path, info | {"precision": "int8", "target": "cpu", "scheme": scheme.to_dict()})
     return path
 

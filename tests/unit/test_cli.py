@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from octavo import cli, folder, verbs
+from octavo.cli import console
 from octavo.outputs import Detections
 
 VERBS = (
@@ -489,5 +490,5 @@ def test_json_without_a_file_means_stdout(given: list[str], passed: list[str]) -
 
 
 def test_results_go_whole_or_not_at_all_into_a_file(octavo: Octavo, tmp_path: Path) -> None:
-    cli._write({"easy": float("nan"), "hard": np.float32(0.5)}, str(tmp_path / "r" / "x.json"))
+    console.write({"easy": float("nan"), "hard": np.float32(0.5)}, str(tmp_path / "r" / "x.json"))
     assert json.loads((tmp_path / "r" / "x.json").read_text()) == {"easy": None, "hard": 0.5}

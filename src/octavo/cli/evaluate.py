@@ -1,0 +1,104 @@
+"""octavo evaluate: AP by event and by size of face, or easy, medium and hard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from octavo.cli.console import print_table, tell, write
+from octavo.cli.options import (
+    Backend,
+    Confidence,
+    Factor,
+    JsonFile,
+    MinFace,
+    Nms,
+    Threads,
+    Thresholds,
+    settings_of,
+)
+from octavo.cli.progress import progress_bar
+from octavo.cli.verb import verb
+
+
+@verb(
+    "octavo evaluate mtcnn-relu --data shared/data/faces --min-face 12 --confidence .02 --json val.json",
+    "octavo evaluate --predictions out/wider --ground-truth shared/wider_gt --json wider.json",
+)
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="An embedded model's name, or a folder.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Data set in WIDER FACE layout.")] = None,
+    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Judge these EVENT/NAME.txt files instead of a model.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="WIDER FACE's .mat files: easy, medium, hard.")
+    ] = None,
+    min_face: MinFace = None,
+    thresholds: Thresholds = None,
+    confidence: Confidence = None,
+    factor: Factor = None,
+    nms: Nms = None,
+    backend: Backend = "auto",
+    threads: Threads = 1,
+    save_predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write EVENT/NAME.txt as the benchmark's tools read them."),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Measure average precision and landmark error of a model on a data set, or of given predictions.
+
+    Keep --confidence low: faces that are cut off cannot be found.
+    """
+    from octavo import verbs
+
+    if predictions:
+        if model or data or not ground_truth:
+            raise typer.BadParameter(
+                "goes with --ground-truth, without MODEL and --data", param_hint="--predictions"
+            )
+        result: dict[str, Any] = verbs.judge(predictions, ground_truth)
+    elif model and data:
+        with progress_bar("Evaluating") as progress:
+            result = verbs.evaluate(
+                model,
+                data,
+                split=split,
+                ground_truth=ground_truth,
+                save_predictions=save_predictions,
+                backend=backend,
+                threads=threads,
+                progress=progress,
+                **settings_of(min_face, thresholds, confidence, factor, nms),
+            )
+    else:
+        raise typer.BadParameter("give MODEL and --data, or --predictions and --ground-truth")
+    if json:
+        write(result, json)
+    if json != "-":
+        _print_evaluation(result)
+    if result.get("errors"):
+        for name, error in result["errors"].items():
+            tell(f"Error: {name}: {error}")
+        raise typer.Exit(1)
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    subsets = {k: result[k] for k in ("easy", "medium", "hard") if k in result}
+    if subsets:
+        print_table(("WIDER FACE", "AP"), subsets.items())
+    if "ap" not in result:
+        return
+    landmarks = result.get("landmarks", {})
+    rows = [(name, ap, landmarks.get(name, {}).get("nme")) for name, ap in result["ap"].items()]
+    title = f"{result['model']} ({result['precision']}, {result['backend']}): {result['images']} images, "
+    print_table(
+        ("event", "AP", "landmark error"), rows, title + f"{result['faces']} faces, {result['seconds']:.0f} s"
+    )
+    print_table(("face size, px", "AP"), result["ap_by_size"].items())

@@ -1,0 +1,82 @@
+"""Arguments and options that several verbs share, and how their words become values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from octavo.folder import did_you_mean
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An embedded model's name, or a model folder.")
+]
+Variant = Annotated[str, typer.Argument(metavar="VARIANT", help="What to build, such as mtcnn-relu.")]
+Backend = Annotated[str, typer.Option(help="What runs the networks: auto, onnxruntime, openvino or torch.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads inside a network.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the results as JSON; - or no FILE: to stdout."),
+]
+Data = Annotated[Path, typer.Option(metavar="DIR", help="Data set in WIDER FACE layout.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a number of the recipe. Repeatable."),
+]
+# The model's own settings stand in for what is not given.
+MinFace = Annotated[float | None, typer.Option(help="Smallest face searched for, pixels.")]
+Thresholds = Annotated[
+    str | None, typer.Option(metavar="A,B,C", help="Lowest probability that each stage lets pass.")
+]
+Confidence = Annotated[
+    float | None,
+    typer.Option(help="Lowest probability reported; without --thresholds it replaces the last of them."),
+]
+Factor = Annotated[float | None, typer.Option(help="Size of a pyramid level over the one before.")]
+Nms = Annotated[str | None, typer.Option(metavar="A,B,C,D", help="Largest overlap kept at each NMS.")]
+
+
+def settings_of(
+    min_face: float | None,
+    thresholds: str | None,
+    confidence: float | None,
+    factor: float | None,
+    nms: str | None,
+) -> dict[str, Any]:
+    """What was given on the command line, by the names that a family's Settings have."""
+    settings = {
+        "min_face": min_face,
+        "thresholds": numbers_of(thresholds, "--thresholds"),
+        "confidence": confidence,
+        "factor": factor,
+        "nms": numbers_of(nms, "--nms"),
+    }
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
+    """'.5,.5,.3' -> (.5, .5, .3). How many there must be, the model knows."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not numbers such as .5,.5,.3", param_hint=option) from None
+
+
+def one_of(word: str, known: Sequence[str], option: str) -> None:
+    if word not in known:
+        near = did_you_mean(word, known)
+        raise typer.BadParameter(f"no {word!r}.{near} There are: {', '.join(known)}.", param_hint=option)
+
+
+def changed_recipe(variant: str, changes: list[str] | None) -> Any:
+    """The changed recipe; a change that can't be made is wrong usage."""
+    from octavo import verbs
+
+    verbs.family_of(variant)
+    try:
+        return verbs.recipe(variant, changes or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--set") from None

@@ -1,0 +1,58 @@
+"""The verbs as Python functions over model folders; the command line adds only options and printing.
+
+    ls  data  recipe  import_  train  quantize  export  sensitivity  inspect  check  explain  predict  evaluate  bench
+
+A verb is a file of its name here, and `verbs.predict` is the function in it. What differs between families is asked
+of the family's own modules (octavo.models). Nothing heavy is imported before a verb needs it. Long verbs take
+`progress(done, total)`. Wrong arguments raise ValueError, a name of nothing its subclass UnknownName.
+"""
+
+from octavo.verbs.bench import bench
+from octavo.verbs.check import check, check_targets
+from octavo.verbs.data import data
+from octavo.verbs.evaluate import evaluate, judge
+from octavo.verbs.explain import explain
+from octavo.verbs.export import Lowered, export
+from octavo.verbs.float_model import PREPROCESSING
+from octavo.verbs.import_ import import_
+from octavo.verbs.inspect import inspect
+from octavo.verbs.model import Model, load, ls, row
+from octavo.verbs.photographs import SAMPLES, samples
+from octavo.verbs.predict import Result, predict, saver
+from octavo.verbs.quantize import calibrators, quantize, targets
+from octavo.verbs.recipe import family_of, recipe
+from octavo.verbs.sensitivity import Sensitivity, sensitivity
+from octavo.verbs.train import train
+
+# Imported at once, not at first use: importing the file of a verb would else put the file in its function's place.
+__all__ = [
+    "PREPROCESSING",
+    "SAMPLES",
+    "Lowered",
+    "Model",
+    "Result",
+    "Sensitivity",
+    "bench",
+    "calibrators",
+    "check",
+    "check_targets",
+    "data",
+    "evaluate",
+    "explain",
+    "export",
+    "family_of",
+    "import_",
+    "inspect",
+    "judge",
+    "load",
+    "ls",
+    "predict",
+    "quantize",
+    "recipe",
+    "row",
+    "samples",
+    "saver",
+    "sensitivity",
+    "targets",
+    "train",
+]

@@ -1,0 +1,93 @@
+"""NAME.pt -> NAME.onnx and its forms for single runtimes, each compared with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from octavo import folder
+from octavo.models import load_modules, part
+from octavo.verbs.extras import need_torch
+from octavo.verbs.model import load
+from octavo.verbs.photographs import images_at, samples
+from octavo.verbs.seen import seen_by
+from octavo.verbs.signatures import PathLike
+
+if TYPE_CHECKING:
+    from octavo.export import Parity
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A network's form for one runtime: what was done to it, and how far it is from torch in ONNX Runtime."""
+
+    done: tuple[str, ...]
+    parity: Parity
+
+
+def export(
+    model: PathLike,
+    out: PathLike | None = None,
+    *,
+    target: str | None = None,
+    images: Iterable[PathLike] = (),
+    lower: bool = True,
+) -> tuple[Path, dict[str, Parity], dict[str, Lowered]]:
+    """NAME.pt -> NAME.onnx, in the same folder or in `out`, and how far each file is from its torch network.
+
+    A quantized model has its target already; another one is an error. For target cpu, unless `lower` is
+    False, NAME.RUNTIME.onnx is written too where rewrites make a runtime faster (octavo.lower). Compared,
+    with ONNX Runtime, is what the networks see of `images`, by default the sample photographs. Returns the
+    folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
+    """
+    torch = need_torch()
+    from octavo.export import export as write
+    from octavo.export import parity
+    from octavo.lower import REWRITES
+    from octavo.lower import write as write_lowered
+
+    path = folder.find(model)
+    info = folder.read_info(path)
+    if target and info["precision"] == "float":
+        raise ValueError(f"{path} is float and has no target: octavo quantize {path} --target {target}")
+    if target and target != info["target"]:
+        raise ValueError(
+            f"{path} was quantized for {info['target']}, not {target}: quantize again for {target}."
+        )
+    modules = load_modules(path)
+    networks = part(info["family"], "recipe").NETWORKS
+    seen = seen_by(load(path, "torch"), [Path(p) for i in images for p in images_at(i)] or samples())
+    out_path = Path(out or path)
+    parities, lowered = {}, {}
+    runtimes = REWRITES if lower and info["target"] == "cpu" else ()
+    with folder.staged(out_path) as stage:
+        for name, module in modules.items():
+            like = networks[name]
+            write(
+                module,
+                stage / f"{name}.onnx",
+                torch.zeros(like.shape),
+                target=info["target"],
+                dynamic=like.free,
+                outputs=like.outputs,
+                preprocessing=info["preprocessing"],
+            )
+            noise = torch.randint(
+                0, 256, like.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+            )
+            batches = [torch.from_numpy(pixels) for pixels in seen[name]]
+            check = partial(parity, module, batches=batches or [noise], preprocessing=info["preprocessing"])
+            parities[name] = check(stage / f"{name}.onnx")
+            for runtime in runtimes:
+                if done := write_lowered(stage / f"{name}.onnx", runtime, like.multiple):
+                    form = f"{name}.{runtime}"
+                    lowered[form] = Lowered(tuple(done), check(stage / f"{form}.onnx"))
+        folder.write_info(stage, info | folder.provenance())
+    for name in modules:
+        for path in folder.forms(out_path / f"{name}.onnx"):
+            if path.stem not in lowered:  # of an earlier export
+                path.unlink()
+    return out_path, parities, lowered

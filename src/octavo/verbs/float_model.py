@@ -1,0 +1,74 @@
+"""Float networks in torch: what their model.json says, and how they look at images of every size."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavo import folder
+from octavo.models import part
+from octavo.verbs.recipe import family_of
+from octavo.verbs.signatures import Network
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from octavo.recipe import Network as NetworkShape
+
+# Pixels around zero in steps of 1/128: the 8-bit grid itself, so that the first quantizer loses nothing.
+PREPROCESSING = {"color": "RGB", "offset": 128.0, "scale": 1 / 128}
+
+
+def float_info(variant: str, networks: list[str], recipe: Any, data: str) -> dict[str, Any]:
+    family = family_of(variant)
+    return {
+        "format": folder.FORMAT,
+        "family": family,
+        "variant": variant,
+        "precision": "float",
+        "networks": networks,
+        "preprocessing": PREPROCESSING,
+        "settings": part(family, "predict").Settings.of(recipe.settings).to_dict(),
+        "data": data,
+        "metrics": {},
+    } | folder.provenance()
+
+
+def in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[str, Any]) -> Network:
+    """A float module as a function of pixels, through a temporary export at the first call.
+
+    Mining and calibration show a network images of every size: ONNX Runtime runs P-Net over such a pyramid in
+    a quarter to a tenth of eager torch's time, which compiles its kernels anew for every shape.
+    """
+    import torch
+
+    from octavo.export import export as write
+    from octavo.run.on_onnxruntime import open_network
+
+    lock = threading.Lock()  # samples are made in several threads
+
+    @cache
+    def opened() -> Network:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "network.onnx"
+            write(
+                module,
+                path,
+                torch.zeros(like.shape),
+                dynamic=like.free,
+                outputs=like.outputs,
+                preprocessing=preprocessing,
+            )
+            return open_network(path, 1)
+
+    def call(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        with lock:
+            network = opened()
+        return network(pixels)
+
+    return call

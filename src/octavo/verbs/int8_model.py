@@ -1,0 +1,61 @@
+"""A quantized folder opened to be looked into: its networks in torch, and what they meet on training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavo import folder
+from octavo.models import load_modules, part
+from octavo.verbs.extras import need_torch
+from octavo.verbs.model import load
+from octavo.verbs.signatures import PathLike, StepProgress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def open_int8(model: PathLike) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """A quantized folder, its model.json and its networks in torch."""
+    need_torch()
+    path = folder.find(model)
+    info = folder.read_info(path)
+    if info["precision"] == "float":
+        raise ValueError(
+            f"{path} is float: nothing in it is rounded yet. Give the folder that octavo quantize {path} makes."
+        )
+    return path, info, load_modules(path)
+
+
+class Batches:
+    """What a network is given, kept as the pixels they are: a quarter of the memory. Read as often as wanted."""
+
+    def __init__(self, arrays: Iterable[np.ndarray], preprocessing: Mapping[str, Any]) -> None:
+        self.arrays = list(arrays)
+        self.offset, self.scale = preprocessing["offset"], preprocessing["scale"]
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __iter__(self) -> Iterator[Any]:
+        import torch
+
+        for pixels in self.arrays:
+            yield (torch.from_numpy(pixels).float() - self.offset) * self.scale
+
+
+def batches_of(path: Path, info: Mapping[str, Any], data: Path, images: int) -> dict[str, Batches]:
+    """What the networks of a folder meet on training images other than those of the calibration."""
+    opened = load(path)
+    batches = part(info["family"], "data").calibration_batches
+    return {
+        name: Batches(
+            batches(name, data, opened.run, opened.settings(), images, seed=1), info["preprocessing"]
+        )
+        for name in info["networks"]
+    }
+
+
+def batch_progress(progress: StepProgress | None, name: str, total: int) -> Callable[[int], None] | None:
+    return (lambda done: progress(name, done, total)) if progress else None

@@ -1,0 +1,160 @@
+"""Which layers of an INT8 model suffer, and which of them to keep in float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavo import folder
+from octavo.folder import UnknownName, did_you_mean
+from octavo.models import part, save_module, scheme_for
+from octavo.verbs.held_out import held_out_ap
+from octavo.verbs.int8_model import batch_progress, batches_of, open_int8
+from octavo.verbs.signatures import PathLike, StepProgress
+
+if TYPE_CHECKING:
+    from octavo.quantize.sensitivity import Table
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Tables of octavo.quantize.sensitivity, one per network, and the mixed precision found, if one was wanted."""
+
+    tables: dict[str, Table]
+    by: str
+    images: int
+    kept: tuple[str, ...] | None = None  # "NETWORK/LAYER" to keep in float
+    score: dict[str, float] | None = None  # with these in float: SQNR per network, or {"ap": AP}
+    out: Path | None = None
+    charts: tuple[Path, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        tables = {name: table.to_dict() for name, table in self.tables.items()}
+        mixed = {"kept": self.kept, "score": self.score, "out": self.out and str(self.out)}
+        return {"by": self.by, "images": self.images, "tables": tables, "mixed": mixed}
+
+
+def sensitivity(
+    model: PathLike,
+    data: PathLike,
+    *,
+    by: str = "sqnr",
+    images: int | None = None,
+    budget: float | None = None,
+    out: PathLike | None = None,
+    chart: PathLike | None = None,
+    progress: StepProgress | None = None,
+) -> Sensitivity:
+    """What each layer of an INT8 folder loses by its integers; and, with a budget, which to keep in float.
+
+    by "sqnr": the networks' outputs against their float ones on `images` (16) training images, not those of the
+    calibration's seed; no labels. by "ap": average precision on `images` (100) of the training images that
+    training kept out; one network is quantized while the others are in float.
+    budget: by "sqnr" the lowest SQNR allowed for any output, dB; by "ap" the largest loss of AP allowed.
+    out: the folder for the mixed model, state dicts and model.json; to be exported like any other.
+    chart: a PNG file for the bars; with several networks STEM_NETWORK.png for each.
+    """
+    from octavo.evaluate import charts
+
+    if chart:
+        charts.check(chart)
+    if by not in ("sqnr", "ap"):
+        raise UnknownName(f"no yardstick {by!r}.{did_you_mean(by, ('sqnr', 'ap'))} There are: sqnr, ap.")
+    if out and budget is None:
+        raise ValueError("a mixed model needs a budget: how much may be lost?")
+    if by == "ap" and budget is not None and not 0 <= budget <= 1:
+        raise ValueError(f"the budget is the AP that may be lost, from 0 to 1, not {budget:g}")
+    path, info, modules = open_int8(model)
+    count = images or (16 if by == "sqnr" else 100)
+    measure = _by_sqnr if by == "sqnr" else _by_ap
+    tables, kept, score = measure(path, info, modules, Path(data), count, budget, progress)
+    written = _write_mixed(info, modules, kept, Path(out)) if out and kept is not None else None
+    drawn: list[Path] = []
+    for name, table in tables.items() if chart else ():
+        file = Path(chart or "")
+        drawn.append(file.with_stem(f"{file.stem}_{name}") if len(tables) > 1 else file)
+        charts.sensitivity(table, drawn[-1], name)
+    return Sensitivity(tables, by, count, kept, score, written, tuple(drawn))
+
+
+Measured = tuple[dict[str, "Table"], tuple[str, ...] | None, dict[str, float] | None]
+
+
+def _by_sqnr(
+    path: Path,
+    info: Mapping[str, Any],
+    modules: Mapping[str, Any],
+    data: Path,
+    images: int,
+    budget: float | None,
+    progress: StepProgress | None,
+) -> Measured:
+    from octavo.quantize.sensitivity import by_sqnr, keep_float, sqnr_score
+
+    networks = part(info["family"], "recipe").NETWORKS
+    tables: dict[str, Table] = {}
+    kept: list[str] = []
+    score: dict[str, float] = {}
+    for name, batches in batches_of(path, info, data, images).items():
+        told = batch_progress(progress, name, len(batches))
+        tables[name] = by_sqnr(modules[name], batches, outputs=networks[name].outputs, progress=told)
+        if budget is not None:
+            ranking = [row.layer for row in tables[name].rows]
+            searching = partial(progress, f"{name}, mixed precision") if progress else None
+            found = keep_float(ranking, sqnr_score(modules[name], batches), budget, searching)
+            kept += [f"{name}/{layer}" for layer in found.layers]
+            score[name] = found.score
+    return tables, (tuple(kept) if budget is not None else None), (score if budget is not None else None)
+
+
+def _by_ap(
+    path: Path,
+    info: Mapping[str, Any],
+    modules: Mapping[str, Any],
+    data: Path,
+    images: int,
+    budget: float | None,
+    progress: StepProgress | None,
+) -> Measured:
+    from octavo.quantize import set_mode
+    from octavo.quantize.sensitivity import by_metric, keep_float, set_float
+
+    measured = held_out_ap(info, modules, data, images)
+    for module in modules.values():
+        set_mode(module, "off")
+    tables = {
+        name: by_metric(module, measured, "AP", partial(progress, name) if progress else None)
+        for name, module in modules.items()
+    }
+    if budget is None:
+        return tables, None, None
+    rows = [(row.worst, name, row.layer) for name, table in tables.items() for row in table.rows]
+    ranking = [(name, layer) for _, name, layer in sorted(rows, key=lambda row: row[0])]
+
+    def score(in_float: tuple[tuple[str, str], ...]) -> float:
+        for name, module in modules.items():
+            set_float(module, [layer for network, layer in in_float if network == name])
+        return measured()
+
+    target = next(iter(tables.values())).reference[0] - budget
+    found = keep_float(ranking, score, target, partial(progress, "mixed precision") if progress else None)
+    return tables, tuple(f"{name}/{layer}" for name, layer in found.layers), {"ap": found.score}
+
+
+def _write_mixed(info: dict[str, Any], modules: Mapping[str, Any], kept: Iterable[str], out: Path) -> Path:
+    """The same model with these layers ("NETWORK/LAYER") in float; weights and ranges stay what they were."""
+    from octavo.quantize import Scheme, prepare
+    from octavo.quantize.sensitivity import mixed_scheme, transfer
+
+    scheme = mixed_scheme(Scheme.from_dict(info["scheme"]), kept)
+    with folder.staged(out) as stage:
+        for name, fresh in part(info["family"], "net").build(info["variant"]).items():
+            mixed = prepare(fresh, scheme_for(scheme, name))
+            transfer(modules[name], mixed)
+            save_module(mixed, stage / f"{name}.pt")
+        folder.write_info(stage, info | {"scheme": scheme.to_dict(), "metrics": {}} | folder.provenance())
+    return out
