@@ -8,7 +8,7 @@ from torch import Tensor
 
 def normalise(pixels: Tensor) -> Tensor:
     """uint8 -> float32, (x - 128) / 128."""
-    return (pixels.float() - 128) / 128
+    return pixels.to(torch.float32, copy=True).sub_(128).div_(128)  # in place: batches of pictures are large
 
 
 def relight(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -22,4 +22,4 @@ def relight(x: Tensor, generator: torch.Generator) -> Tensor:
     x[grey] = x[grey].mean(dim=1, keepdim=True)
     gain = uniform(0.6, 1.4) * uniform(0.92, 1.08, 3)
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    return ((x - mean) * gain + mean + uniform(-0.3, 0.3)).clamp_(-1, 127 / 128)
+    return x.sub_(mean).mul_(gain).add_(mean + uniform(-0.3, 0.3)).clamp_(-1, 127 / 128)

@@ -155,7 +155,11 @@ def build(variant: str) -> dict[str, nn.Module]:
 
 
 def finish(module: nn.Module, stage: Stage) -> None:
-    """What is trained is what is used."""
+    """Nothing is to be done: what is trained is what is used."""
+
+
+def resume(module: nn.Module, stage: Stage) -> None:
+    """The inverse of `finish`."""
 
 
 # Where the published layers stand in ours, by the beginning of their names.

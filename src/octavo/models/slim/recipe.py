@@ -16,6 +16,9 @@ class Sampling:
     # Pixels of the picture to one of the photograph, drawn evenly on a logarithmic scale: around 1, since
     # photographs are looked at in their own size.
     zoom: tuple[float, float] = (0.6, 2.5)
+    room: float = (
+        1.3  # side of the largest window, in longer sides of the photograph: what fills it teaches little
+    )
     # Crowded street scenes are 7 % of the images but hold the small and masked faces: photographs of these
     # events are drawn so many times as often.
     repeat: dict[str, int] = field(default_factory=dict)
