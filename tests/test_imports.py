@@ -276,6 +276,23 @@ def test_the_base_modules_load_without_torch_or_a_runtime() -> None:
     assert not loaded_by(code) & {"torch", "onnxruntime", "openvino", "onnx", "scipy", "matplotlib"}
 
 
+def test_quantize_without_torch_has_what_needs_none() -> None:
+    code = """
+sys.modules["torch"] = None
+from octavo.quantize import Scheme, fixedpoint, scheme
+from octavo import verbs
+assert verbs.targets() == list(scheme.TARGETS)
+for name in ("prepare", "FakeQuant"):
+    try:
+        exec(f"from octavo.quantize import {name}")
+    except ModuleNotFoundError as error:
+        assert error.name == "torch" and "octavo[train]" in str(error)
+    else:
+        raise AssertionError(name)
+"""
+    assert "octavo" in loaded_by(code)
+
+
 def test_public_names_resolve() -> None:
     import octavo
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from octavo.verbs.extras import need_torch
-
 
 def explain(what: str, values: list[float], bits: int = 8, format: str | None = None) -> list[dict[str, Any]]:
     """Walks through the quantization of "tensor" (one for all values) or "fixedpoint" (one each); see `text`.
 
     format: "n.m", the integer and fraction bits of fixed point.
     """
-    need_torch()  # the package that holds the arithmetic imports it; the arithmetic itself is NumPy's
     from octavo.quantize.fixedpoint import explain_fixedpoint, explain_tensor
 
     if what == "tensor":
