@@ -266,21 +266,32 @@ def test_settings_reach_the_model(
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "code", "says"),
     [
-        pytest.param(["--min-face", "-1"], "min_face", id="negative face"),
-        pytest.param(["--thresholds", ".1,.2"], "3 numbers", id="too few thresholds"),
-        pytest.param(["--backend", "onnxruntime"], "octavo export", id="not exported yet"),
+        pytest.param(["--min-face", "-1"], 2, "min_face", id="negative face"),
+        pytest.param(["--thresholds", ".1,.2"], 2, "3 numbers from 0 to 1", id="too few thresholds"),
+        pytest.param(["--backend", "onnxruntime"], 1, "octavo export", id="not exported yet"),
     ],
 )
 def test_settings_that_the_model_refuses(
-    octavo: Octavo, model: Path, photos: Path, options: list[str], says: str
+    octavo: Octavo, model: Path, photos: Path, options: list[str], code: int, says: str
 ) -> None:
     outcome = octavo("predict", model, photos, *options)
-    assert outcome.code == 1
+    assert outcome.code == code
     assert outcome.err.startswith("Error: ")
     assert says in outcome.err
     assert not outcome.out  # said once, before the first image
+
+
+def test_settings_that_were_stored_wrong_are_no_wrong_usage(
+    octavo: Octavo, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    info = folder.read_info(model) | {"settings": {"min_face": -1}}
+    folder.write_info(tmp_path, info)
+    for name in info["networks"]:
+        (tmp_path / f"{name}.pt").write_bytes((model / f"{name}.pt").read_bytes())
+    outcome = octavo("predict", tmp_path, photos)
+    assert (outcome.code, "min_face" in outcome.err) == (1, True)
 
 
 def test_a_folder_without_images_is_an_error(octavo: Octavo, model: Path, tmp_path: Path) -> None:
@@ -468,6 +479,40 @@ def test_a_float_model_has_no_target_to_export_for(octavo: Octavo, model: Path, 
     assert outcome.code == 1
     assert "octavo quantize" in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_for_a_training_without_data(octavo: Octavo, tmp_path: Path) -> None:
+    pytest.importorskip("lightning_fabric")
+    outcome = octavo("train", "mtcnn", "--data", tmp_path, "--out", tmp_path / "out")
+    assert outcome.code == 1
+    assert "wider_face_split" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        pytest.param(["explain", "tensor", "-0.52", "0.3", "1.7"], 0, "max-abs", id="explain a tensor"),
+        pytest.param(
+            ["explain", "fixedpoint", "2.71875", "--format", "10.5"],
+            0,
+            "0,0000000010,10111",
+            id="fixed point",
+        ),
+        pytest.param(
+            ["quantize", "m", "--data", ".", "--target", "cpuu"], 2, "mean cpu?", id="a wrong target"
+        ),
+        pytest.param(["quantize", "m", "--data", "."], 1, "pip install 'octavo[train]'", id="quantize"),
+        pytest.param(["export", "mtcnn-relu"], 1, "pip install 'octavo[train]'", id="export"),
+    ],
+)
+def test_without_torch(arguments: list[str], code: int, says: str) -> None:
+    script = "import sys; sys.modules['torch'] = None; from octavo.cli import main; main(sys.argv[1:])"
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == code, run.stderr
+    assert says in (run.stderr if code else run.stdout)
 
 
 def test_data_says_what_was_expected(octavo: Octavo, tmp_path: Path) -> None:

@@ -69,13 +69,19 @@ def verb(*examples: str, **settings: Any) -> Callable[[F], F]:
                 if os.environ.get("OCTAVO_DEBUG"):
                     raise
                 tell(f"Error: {_message(error)}")
-                raise typer.Exit(2 if isinstance(error, UnknownName) else 1) from None
+                raise typer.Exit(_exit_code(error)) from None
 
         epilog = "\n\n".join(["Examples:", *examples])
         app.command(function.__name__.rstrip("_"), epilog=epilog, context_settings=settings)(guarded)
         return function
 
     return decorate
+
+
+def _exit_code(error: BaseException) -> int:
+    from octavo.verbs import WrongSetting
+
+    return 2 if isinstance(error, (UnknownName, WrongSetting)) else 1
 
 
 def _message(error: BaseException) -> str:

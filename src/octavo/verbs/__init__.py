@@ -1,10 +1,12 @@
 """The verbs as Python functions over model folders; the command line adds only options and printing.
 
     ls  data  recipe  import_  train  quantize  export  sensitivity  inspect  check  explain  predict  evaluate  bench
+    report
 
 A verb is a file of its name here, and `verbs.predict` is the function in it. What differs between families is asked
 of the family's own modules (octavo.models). Nothing heavy is imported before a verb needs it. Long verbs take
-`progress(done, total)`. Wrong arguments raise ValueError, a name of nothing its subclass UnknownName.
+`progress(done, total)`. Wrong arguments raise ValueError, a name of nothing its subclass UnknownName, settings that a
+model refuses WrongSetting.
 """
 
 from octavo.verbs.bench import bench
@@ -16,11 +18,12 @@ from octavo.verbs.export import Lowered, export
 from octavo.verbs.float_model import PREPROCESSING
 from octavo.verbs.import_ import import_
 from octavo.verbs.inspect import inspect
-from octavo.verbs.model import Model, load, ls, row
+from octavo.verbs.model import Model, WrongSetting, load, ls, row
 from octavo.verbs.photographs import SAMPLES, samples
 from octavo.verbs.predict import Result, predict, saver
 from octavo.verbs.quantize import calibrators, quantize, targets
 from octavo.verbs.recipe import family_of, recipe
+from octavo.verbs.report import report
 from octavo.verbs.sensitivity import Sensitivity, sensitivity
 from octavo.verbs.train import train
 
@@ -32,6 +35,7 @@ __all__ = [
     "Model",
     "Result",
     "Sensitivity",
+    "WrongSetting",
     "bench",
     "calibrators",
     "check",
@@ -49,6 +53,7 @@ __all__ = [
     "predict",
     "quantize",
     "recipe",
+    "report",
     "row",
     "samples",
     "saver",

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from octavo.outputs import Detections
 
 
+class WrongSetting(ValueError):
+    """A setting that a model doesn't have, or a value that it can't take."""
+
+
 @dataclass(frozen=True)
 class Model:
     """A model ready to run: call it on an image (path, bytes, (h, w, 3) uint8 RGB array).
@@ -39,8 +43,13 @@ class Model:
         return self.folder.name
 
     def settings(self, **overrides: Any) -> Any:
-        """The stored settings with these in their place (None: not given); unknown names are a ValueError."""
-        return part(self.info["family"], "predict").Settings.of(self.info["settings"], **overrides)
+        """The stored settings with these in their place (None: not given); WrongSetting where they don't fit."""
+        kind = part(self.info["family"], "predict").Settings
+        kind.of(self.info["settings"])  # what is wrong in model.json was not asked for by the caller
+        try:
+            return kind.of(self.info["settings"], **overrides)
+        except ValueError as error:
+            raise WrongSetting(str(error)) from None
 
     def __call__(self, image: str | Path | bytes | np.ndarray, **settings: Any) -> Detections:
         from octavo.images import MAX_PIXELS, read

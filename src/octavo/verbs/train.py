@@ -33,6 +33,7 @@ def train(
     fabric goes to train.make_fabric. The folder is a model, and is returned, once all networks are trained.
     """
     torch = need_torch()
+    from octavo.data.widerface import read
     from octavo.train import Hooks
 
     family, chosen = family_of(variant), recipe(variant, changes)
@@ -41,6 +42,7 @@ def train(
         there = ", ".join(("all", *chosen.stages))
         raise UnknownName(f"{variant} has no stage {stage!r}.{near} There are: {there}.")
     stages = list(chosen.stages) if stage == "all" else [stage]
+    read(data, "train")  # a data set that can't be read is said before anything is written
     torch.manual_seed(chosen.stages[stages[0]].schedule.seed)
     modules = part(family, "net").build(variant)
     folder.write_json(Path(out) / "recipe.json", {"variant": variant} | to_dict(chosen))
