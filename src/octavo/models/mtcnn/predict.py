@@ -11,7 +11,7 @@ of uint8 NCHW pixels (see octavo.run), so the same lines serve every runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import ceil, log
 from typing import Any
@@ -104,8 +104,26 @@ def predict(image: np.ndarray, run: Mapping[str, Network], settings: Settings) -
 
 def propose(image: np.ndarray, pnet: Network, settings: Settings) -> np.ndarray:
     """Windows (n, 4), surest first, in which P-Net sees a face. Not squared, may leave the image."""
-    limit = logit(settings.thresholds[0])
     found = []
+    for cells, scale, scores, offsets in scan(image, pnet, settings):
+        keep = nms(cells, scores, settings.nms[0])
+        found.append((cells[keep] / scale, scores[keep], offsets[keep]))
+    if not found:
+        return np.empty((0, 4), np.float32)
+    windows, scores, moves = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    keep = nms(windows, scores, settings.nms[1])
+    return move(windows[keep], moves[keep])
+
+
+def scan(
+    image: np.ndarray, pnet: Network, settings: Settings
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each level of the pyramid on which P-Net sees faces: its cells, the level's scale, scores, offsets.
+
+    Cells (n, 4) are in whole pixels of the level, so that overlaps are exact: two cells 4 pixels apart share .5,
+    not .5000001. A score is the difference of the two logits; offsets (n, 4) in units of the cell's side.
+    """
+    limit = logit(settings.thresholds[0])
     for level, scale in pyramid(image, settings):
         face, offsets = pnet(to_planes(level))
         margin = face[0, 1] - face[0, 0]
@@ -113,16 +131,8 @@ def propose(image: np.ndarray, pnet: Network, settings: Settings) -> np.ndarray:
         if not len(rows):
             continue
         corner = np.stack([columns, rows], axis=1).astype(np.float32) * STRIDE
-        # Overlaps in whole pixels of the level are exact: two cells 4 pixels apart share .5, not .5000001.
-        windows = np.concatenate([corner, corner + CELL], axis=1)
-        scores = margin[rows, columns]
-        keep = nms(windows, scores, settings.nms[0])
-        found.append((windows[keep] / scale, scores[keep], offsets[0][:, rows[keep], columns[keep]].T))
-    if not found:
-        return np.empty((0, 4), np.float32)
-    windows, scores, moves = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    keep = nms(windows, scores, settings.nms[1])
-    return move(windows[keep], moves[keep])
+        cells = np.concatenate([corner, corner + CELL], axis=1)
+        yield cells, scale, margin[rows, columns], offsets[0][:, rows, columns].T
 
 
 def refine(image: np.ndarray, boxes: np.ndarray, rnet: Network, settings: Settings) -> np.ndarray:
@@ -145,11 +155,9 @@ def decide(
     margin = face[:, 1] - face[:, 0]
     passed = margin > logit(settings.thresholds[2])
     windows, margin, offsets, points = windows[passed], margin[passed], offsets[passed], points[passed]
-    side = (windows[:, 2:] - windows[:, :2])[:, None]
-    keypoints = windows[:, None, :2] + points.reshape(-1, 2, 5).transpose(0, 2, 1) * side
     boxes = move(windows, offsets)
     keep = nms(boxes, margin, settings.nms[3], "min")
-    return boxes[keep], 1 / (1 + np.exp(-margin[keep])), keypoints[keep]
+    return boxes[keep], probability(margin[keep]), landmarks(windows[keep], points[keep])
 
 
 def pyramid(image: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -192,6 +200,12 @@ def move(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return (boxes + offsets * np.tile(side, 2)).astype(np.float32)
 
 
+def landmarks(windows: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(n, 5, 2) pixels of O-Net's points (n, 10), x1..x5 y1..y5 in units of the window's side, of windows (n, 4)."""
+    side = (windows[:, 2:] - windows[:, :2])[:, None]
+    return windows[:, None, :2] + points.reshape(-1, 2, 5).transpose(0, 2, 1) * side
+
+
 def to_planes(image: np.ndarray) -> np.ndarray:
     """(h, w, 3) -> contiguous (1, 3, h, w), uint8: five times faster than a transposed copy for whole images."""
     planes = np.empty((1, 3, *image.shape[:2]), np.uint8)
@@ -202,6 +216,11 @@ def to_planes(image: np.ndarray) -> np.ndarray:
 def to_nchw(pixels: np.ndarray) -> np.ndarray:
     """(n, h, w, 3) -> contiguous (n, 3, h, w), uint8."""
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
+
+def probability(margin: np.ndarray) -> np.ndarray:
+    """What softmax makes of differences of two logits."""
+    return 1 / (1 + np.exp(-margin))
 
 
 def logit(probability: float) -> float:
