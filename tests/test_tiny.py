@@ -93,6 +93,7 @@ def octavo(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 def test_every_verb_in_turn(octavo: Callable[..., str], data: Path, tmp_path: Path) -> None:
     trained, quantized = tmp_path / "runs" / "tiny", tmp_path / "runs" / "tiny-int8"
+    learned = tmp_path / "runs" / "tiny-qat"
 
     report = json.loads(octavo("data", data, "--sheet", tmp_path / "sheet.jpg", "--json"))
     assert report["ok"]
@@ -114,6 +115,10 @@ def test_every_verb_in_turn(octavo: Callable[..., str], data: Path, tmp_path: Pa
     folder.write_info(trained, info | {"settings": info["settings"] | {"thresholds": [0.01, 0.01, 0.01]}})
     octavo("quantize", trained, "--data", data, "--out", quantized, "--images", "4")
     assert folder.read_info(quantized)["calibration"]["images"] == 4
+    octavo("train", quantized, "--data", data, "--out", learned, *options, "--set", "qat.outputs=1")
+    assert folder.read_info(learned)["scheme"] == folder.read_info(quantized)["scheme"]
+    assert json.loads((learned / "recipe.json").read_text())["qat"]["outputs"] == 1
+    assert (learned / "rnet.pt").read_bytes() != (quantized / "rnet.pt").read_bytes()
     photos = data / "WIDER_val" / "images"
     octavo("export", trained, "--images", photos)
     exported = json.loads(octavo("export", quantized, "--images", photos, "--json"))
@@ -124,6 +129,7 @@ def test_every_verb_in_turn(octavo: Callable[..., str], data: Path, tmp_path: Pa
     assert {m["name"]: m["precision"] for m in listed if "tiny" in m["name"]} == {
         str(trained): "float",
         str(quantized): "int8",
+        str(learned): "int8",
     }
 
     lines = octavo("predict", quantized, photos, "--json", "--save", tmp_path / "out", "--min-face", "14")

@@ -47,6 +47,66 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Qat:
+    """Quantization-aware training: how it differs from the float training of the same network.
+
+    epochs         length, as a share of the float schedule's (FACTS.md: a tenth; literature, 5 to 20 %)
+    learning_rate  peak, as a share of the float one's (FACTS.md: 1 %); then the same cosine
+    assist         share of the steps that train in float first, with the optimizer kept (StatAssist)
+    ranges         share of the steps up to which activation ranges go on moving; then they are frozen
+    learned        scales are trained with the weights (LSQ) instead
+    boost          noise on the gradients: "", "corrected" or "compat" (GradBoost; see quantize/boost.py)
+    labels         weight of the family's own loss; 0: no labels are needed
+    outputs        weight of the distance to the float network's outputs, as noise power over signal power
+    layers         the same for the output of every quantized layer
+    """
+
+    epochs: float = 0.1
+    learning_rate: float = 0.01
+    assist: float = 0.0
+    ranges: float = 0.0
+    learned: bool = False
+    boost: str = ""
+    labels: float = 1.0
+    outputs: float = 0.0
+    layers: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0 or self.learning_rate <= 0:
+            raise ValueError("qat.epochs and qat.learning_rate are shares above 0 of the float schedule's")
+        if not 0 <= self.assist <= 1 or not 0 <= self.ranges <= 1:
+            raise ValueError(
+                f"qat.assist and qat.ranges are shares from 0 to 1, not {self.assist}, {self.ranges}"
+            )
+        if self.learned and self.ranges:
+            raise ValueError(
+                "qat.learned trains the scales, qat.ranges lets them follow what is seen: choose one"
+            )
+        if self.boost not in ("", "corrected", "compat"):
+            raise ValueError(f"qat.boost is corrected, compat or empty, not {self.boost!r}")
+        if min(self.labels, self.outputs, self.layers) < 0 or not self.labels + self.outputs + self.layers:
+            raise ValueError("qat.labels, qat.outputs and qat.layers are weights: none below 0, one above it")
+
+    def schedule(self, usual: Schedule) -> Schedule:
+        """The float schedule, shortened. Weights are not averaged: the average would mix grids of other steps."""
+        return replace(
+            usual,
+            epochs=max(1, round(usual.epochs * self.epochs)),
+            learning_rate=usual.learning_rate * self.learning_rate,
+            ema=0.0,
+        )
+
+
+def for_qat(recipe: R) -> R:
+    """A family's recipe with the schedule of each stage shortened as its `qat` says."""
+    stages = {
+        name: replace(stage, schedule=recipe.qat.schedule(stage.schedule))  # type: ignore[attr-defined]
+        for name, stage in recipe.stages.items()  # type: ignore[attr-defined]
+    }
+    return replace(recipe, stages=stages)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
 class Network:
     """What a network looks like from outside, for export.
 

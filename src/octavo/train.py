@@ -14,11 +14,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import torch
 from lightning_fabric import Fabric
@@ -46,6 +46,20 @@ class Hooks:
     watch: Callable[[nn.Module], Metrics] | None = None
 
 
+class Companion(Protocol):
+    """What acts beside the loop and is resumed with it: a plan for quantizers, noise on gradients."""
+
+    def before(self, step: int) -> None:
+        """Called before the forward pass of a step."""
+
+    def gradients(self, step: int) -> None:
+        """Called between backward and the optimizer's step."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 def make_fabric(accelerator: str = "auto", devices: int | str = "auto", precision: str = "32-true") -> Fabric:
     """A started Fabric; under torchrun it joins the other processes. precision: 32-true, bf16-mixed, 16-mixed."""
     if accelerator == "auto" and not torch.cuda.is_available():
@@ -64,29 +78,34 @@ def fit(
     name: str,
     fabric: Fabric,
     hooks: Hooks = Hooks(),
+    companions: Sequence[Companion] = (),
+    origin: str = "",
 ) -> nn.Module:
     """Train a module and return it with its averaged weights; `folder` gets its log and its checkpoint.
 
     folder/checkpoints/NAME.pt is written after every epoch and every minute; a run that finds one with the same
-    schedule goes on from there, a finished one returns at once. folder/log.jsonl has one line per epoch,
-    folder/tensorboard the curves.
+    schedule and origin (what training starts from and how, for whom fresh weights aren't all) goes on from there,
+    a finished one returns at once. folder/log.jsonl has one line per epoch, folder/tensorboard the curves.
     Raises TrainingError when the loss is NaN or infinite, naming step and part, with the last good checkpoint kept.
     """
     checkpoint = folder / "checkpoints" / f"{name}.pt"
     steps = schedule.epochs * schedule.steps
     average = Average(module, schedule.ema)
     optimizer = torch.optim.AdamW(parameter_groups(module, schedule.weight_decay), lr=schedule.learning_rate)
-    state = {"step": 0}
-    if checkpoint.is_file():
-        state = restore(checkpoint, schedule, module, optimizer, average)
-    if state["step"] >= steps:
+    run = Run(
+        checkpoint, {"schedule": to_dict(schedule), "origin": origin}, module, optimizer, average, companions
+    )
+    start = run.restore()
+    if start >= steps:
         return average.apply_to(module)
     wrapped, optimizer = fabric.setup(module, optimizer)
     average.to(fabric.device)
     totals = Totals()
     saved = time.monotonic()
     with Log(folder, name, fabric.is_global_zero) as log:
-        for step, (inputs, targets) in feed(batch, schedule, fabric, state["step"], steps):
+        for step, (inputs, targets) in feed(batch, schedule, fabric, start, steps):
+            for companion in companions:
+                companion.before(step)
             rate = learning_rate(schedule, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -94,6 +113,8 @@ def fit(
             parts = loss(wrapped(inputs), targets)
             total = torch.stack(list(parts.values())).sum()
             fabric.backward(total)
+            for companion in companions:
+                companion.gradients(step)
             norm = clip_grad_norm_(module.parameters(), schedule.clip)
             values = {key: float(part.detach()) for key, part in parts.items()}
             if not math.isfinite(sum(values.values()) + float(norm)):
@@ -111,7 +132,7 @@ def fit(
                 hooks.progress(step + 1, steps, totals.means())
             finished = (step + 1) % schedule.steps == 0
             if fabric.is_global_zero and (finished or time.monotonic() - saved > 60):
-                save(checkpoint, step + 1, schedule, module, optimizer, average)
+                run.save(step + 1)
                 saved = time.monotonic()
             if finished:
                 metrics = totals.take() | {"learning_rate": rate}
@@ -193,42 +214,52 @@ class Average:
             module.load_state_dict(own)
 
 
-def save(
-    path: Path,
-    step: int,
-    schedule: Schedule,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Average,
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        "step": step,
-        "schedule": to_dict(schedule),
-        "module": module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.state,
-    }
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+@dataclass(frozen=True)
+class Run:
+    """All that a killed run needs to go on exactly. `identity` is what must be equal for it to be the same run."""
 
+    path: Path
+    identity: dict[str, Any]
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: Average
+    companions: Sequence[Companion]
 
-def restore(
-    path: Path, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average
-) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise TrainingError(f"{path} can't be read ({error}): delete it to start this network anew") from None
-    if state["schedule"] != to_dict(schedule):
-        raise TrainingError(
-            f"{path} was trained with another schedule: {state['schedule']}, now {to_dict(schedule)}. "
-            "Give another --out, or delete the checkpoint to start this network anew."
-        )
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.state = state["average"]
-    return state
+    def save(self, step: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            **self.identity,
+            "step": step,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state,
+            "companions": [companion.state_dict() for companion in self.companions],
+        }
+        with atomic(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def restore(self) -> int:
+        """The step to go on from: 0 where there is no checkpoint."""
+        if not self.path.is_file():
+            return 0
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise TrainingError(
+                f"{self.path} can't be read ({error}): delete it to start this network anew"
+            ) from None
+        for what, value in self.identity.items():
+            if (stored := state.get(what, "")) != value:
+                raise TrainingError(
+                    f"{self.path} was trained with another {what}: {stored}, now {value}. "
+                    "Give another --out, or delete the checkpoint to start this network anew."
+                )
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.state = state["average"]
+        for companion, stored in zip(self.companions, state.get("companions", ()), strict=True):
+            companion.load_state_dict(stored)
+        return int(state["step"])
 
 
 class Totals:

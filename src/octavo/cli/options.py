@@ -13,6 +13,13 @@ from octavo.folder import did_you_mean
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="An embedded model's name, or a model folder.")
 ]
+Start = Annotated[
+    str,
+    typer.Argument(
+        metavar="VARIANT|MODEL",
+        help="A variant to build, such as mtcnn-relu, or a model folder to go on from.",
+    ),
+]
 Variant = Annotated[str, typer.Argument(metavar="VARIANT", help="What to build, such as mtcnn-relu.")]
 Backend = Annotated[str, typer.Option(help="What runs the networks: auto, onnxruntime, openvino or torch.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads inside a network.")]
@@ -65,18 +72,28 @@ def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
         raise typer.BadParameter(f"{text!r} is not numbers such as .5,.5,.3", param_hint=option) from None
 
 
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """'640x480' -> (640, 480)."""
+    width, _, height = (text or "1x1").lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(
+            f"{text!r} is not WIDTHxHEIGHT in pixels, such as 640x480", param_hint="--size"
+        )
+    return (int(width), int(height)) if text else None
+
+
 def one_of(word: str, known: Sequence[str], option: str) -> None:
     if word not in known:
         near = did_you_mean(word, known)
         raise typer.BadParameter(f"no {word!r}.{near} There are: {', '.join(known)}.", param_hint=option)
 
 
-def changed_recipe(variant: str, changes: list[str] | None) -> Any:
+def changed_recipe(model: str, changes: list[str] | None) -> Any:
     """The changed recipe; a change that can't be made is wrong usage."""
     from octavo import verbs
 
-    verbs.family_of(variant)
+    usual = verbs.recipe(model)
     try:
-        return verbs.recipe(variant, changes or [])
+        return verbs.recipe(model, changes) if changes else usual
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from None

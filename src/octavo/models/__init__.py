@@ -2,7 +2,7 @@
 
 A family answers five questions and nothing else knows it:
 
-    net.py      build(variant) -> {"pnet": Module, ...}; import_weights(source); finish(module, stage)
+    net.py      build(variant) -> {"pnet": Module, ...}; import_weights(source); finish(module, stage), resume
     loss.py     loss(outputs, targets, weights) -> {"face": ..., "box": ...}
     data.py     train_set(...), calibration_batches(...)
     predict.py  Settings, MEASURING, predict(image, run, settings)              (no torch)
@@ -100,43 +100,34 @@ def train_stages(
     as_function: AsFunction,
     hooks: Callable[[str], Hooks],
     making: Callable[[str], Callable[[int, int], None] | None] = lambda name: None,
+    origin: str = "",
     **fabric: Any,
 ) -> dict[str, nn.Module]:
     """Train the named networks of a family in order, each on what the ones before it let through.
 
     A network that is not among the stages is read from folder/NAME.pt. folder gets NAME.pt for each, the
     samples, checkpoints and logs. as_function turns a named module into a function of pixels (octavo.run), hooks
-    and making give the callbacks that watch a network's training and its sample making.
+    and making give the callbacks that watch a network's training and its sample making. origin names trained
+    modules that training starts from, "" fresh ones. Quantized modules are trained as recipe.qat says.
     """
     import torch
 
-    from octavo.train import fit, make_fabric
+    from octavo.train import make_fabric
 
     started = make_fabric(**fabric)
-    criterion = part(family, "loss").loss
     run: dict[str, Callable[..., Any]] = {}
     fingerprint = ""
     for name, module in modules.items():
         path = folder / f"{name}.pt"
         if name in stages:
-            samples = part(family, "data").train_set(
-                name, recipe, data, folder / "samples", run, fingerprint, making(name)
-            )
-            stage = recipe.stages[name]
-            torch.manual_seed(stage.schedule.seed)
-            watching = hooks(name)
-            fit(
-                module.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-                samples.batch,
-                partial(criterion, weights=stage.weights),
-                stage.schedule,
-                folder,
-                name,
-                started,
-                type(watching)(watching.progress, samples.watch),
-            )
-            part(family, "net").finish(module, stage)
-            save_module(module, path)
+            with started.rank_zero_first():  # the others find the samples made
+                samples = part(family, "data").train_set(
+                    name, recipe, data, folder / "samples", run, fingerprint, making(name)
+                )
+            _train_stage(family, name, module, recipe, samples, folder, hooks(name), origin, started)
+            if started.is_global_zero:
+                save_module(module, path)
+            started.barrier()
         else:
             if not any(later in stages for later in list(modules)[list(modules).index(name) :]):
                 break
@@ -149,3 +140,47 @@ def train_stages(
         run[name] = as_function(name, module)
         fingerprint += hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return dict(modules)
+
+
+def _train_stage(
+    family: str,
+    name: str,
+    module: nn.Module,
+    recipe: Any,
+    samples: Any,
+    folder: Path,
+    hooks: Hooks,
+    origin: str,
+    fabric: Any,
+) -> None:
+    """One network of a family through the training loop, between `resume` and `finish` of its family."""
+    import torch
+
+    from octavo.quantize import qat
+    from octavo.quantize.prepare import QuantModel
+    from octavo.train import fit
+
+    net, stage = part(family, "net"), recipe.stages[name]
+    torch.manual_seed(stage.schedule.seed)
+    if origin:
+        net.resume(module, stage)
+    loss = partial(part(family, "loss").loss, weights=stage.weights)
+    plan = None
+    if isinstance(module, QuantModel):
+        plan = qat.begin(module, loss, recipe.qat, stage.schedule.epochs * stage.schedule.steps)
+        origin = f"{origin} {recipe.qat}"
+    fit(
+        module.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        samples.batch,
+        plan.loss if plan else loss,
+        stage.schedule,
+        folder,
+        name,
+        fabric,
+        replace(hooks, watch=samples.watch),
+        plan.companions if plan else (),
+        origin,
+    )
+    if plan:
+        plan.end()
+    net.finish(module, stage)

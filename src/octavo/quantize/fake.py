@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.func import functional_call
 
 from octavo.quantize import observe
@@ -90,6 +90,13 @@ class FakeQuant(nn.Module):
     def new_observer(self) -> observe.Observer:
         return observe.make(self.calibrator, self.grid, **self.options)
 
+    def moving_average(self) -> observe.Observer:
+        """What "adapt" collects with: it goes on from the present range."""
+        observer = observe.make("moving_average", self.grid)
+        if self.ready:
+            observer.low, observer.high = (row.detach().reshape(-1) for row in self.range())
+        return observer
+
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """low, high: shape of the scale."""
         self.set(*scale_of(low, high, self.grid))
@@ -99,7 +106,7 @@ class FakeQuant(nn.Module):
         self.zero_point.copy_(zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mode in ("observe", "adapt"):
+        if self.mode == "observe" or (self.mode == "adapt" and self.training):
             self.observe(x)
         return self.fake_quantize(x) if self.active else x
 
@@ -113,12 +120,11 @@ class FakeQuant(nn.Module):
                 )
             return
         if self.observer is None and self.mode == "adapt":
-            self.observer = observe.make("moving_average", self.grid)
-            if self.ready:
-                self.observer.low, self.observer.high = (row.reshape(-1) for row in self.range())
+            self.observer = self.moving_average()
         self.observer = self.observer or self.new_observer()
+        rows = self.rows(x.detach())
         try:
-            self.observer.update(self.rows(x.detach()))
+            self.observer.update(rows if self.mode == "observe" else _seen_by_all(rows))
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         if self.mode == "adapt":
@@ -148,6 +154,8 @@ class FakeQuant(nn.Module):
             )
         if not (self.training and torch.is_grad_enabled()):
             return self.unrows(self.rows(self.steps(x)) * self._column(self.scale), x)
+        if self.scale.requires_grad:
+            return self.unrows(self._learned(self.rows(x)), x)
         # The fused kernel multiplies by 1 / scale: within one rounding of the division in `steps`.
         if grid.granularity == "tensor":
             return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, grid.low, grid.high)
@@ -155,6 +163,16 @@ class FakeQuant(nn.Module):
             self.rows(x), self.scale, self.zero_point, 0, grid.low, grid.high
         )
         return self.unrows(rounded, x)
+
+    def _learned(self, rows: Tensor) -> Tensor:
+        """With a gradient for the scale too: round(x/s) - x/s inside, low or high where x is clipped (LSQ).
+
+        Esser et al. 2020, arXiv 1902.08153. Its gradient is divided by sqrt(values per scale * high).
+        """
+        slower = 1 / math.sqrt(max(1, rows.numel() // self.scale.numel()) * self.grid.high)
+        scale = self.scale * slower + (self.scale * (1 - slower)).detach()
+        scale, zero_point = self._column(scale), self._column(self.zero_point)
+        return _round(rows / scale).clamp(self.grid.low - zero_point, self.grid.high - zero_point) * scale
 
     def rows(self, x: Tensor) -> Tensor:
         """x with one row per scale; unchanged with one scale in all."""
@@ -172,7 +190,7 @@ class FakeQuant(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        if self.ready:
+        if self.ready and self.mode == "off":
             self.mode = "quantize"
 
     def extra_repr(self) -> str:
@@ -206,14 +224,14 @@ class QuantLayer(nn.Module):
         """x lies on the grid `before`; the result, after a ReLU at most, will be rounded to `after`."""
         if not self.weight_grid.active:
             return self.apply_layer(x, self.weight, self.bias)
-        if self.weight_grid.mode == "adapt":
-            self.fit_weight([before])
+        if self.weight_grid.mode == "adapt" and self.training and self.weight_grid.calibrator == "max":
+            self.fit_weight([before])  # histograms would cost more than the step itself
         if before is None or not before.active or not self.integer_bias:
-            return self.apply_layer(x, self.weight_grid(self.weight), self.bias)
+            return self.apply_layer(x, self.weight_grid.fake_quantize(self.weight), self.bias)
         step = before.scale * self.weight_grid.scale  # of the int32 sum; () or (channels,)
         if self.training:
             bias = None if self.bias is None else _round(self.bias / step) * step
-            return self.apply_layer(x, self.weight_grid(self.weight), bias)
+            return self.apply_layer(x, self.weight_grid.fake_quantize(self.weight), bias)
         return self._integer(x, before, after, step)
 
     def _integer(self, x: Tensor, before: FakeQuant, after: FakeQuant | None, step: Tensor) -> Tensor:
@@ -252,6 +270,19 @@ class QuantLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.layer)
+
+
+def _seen_by_all(rows: Tensor) -> Tensor:
+    """The least and largest value of a batch over all processes of a distributed training, whose grids must agree."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return rows
+    ends = (
+        torch.stack([-rows.amin(-1), rows.amax(-1)])
+        if rows.dim() > 1
+        else torch.stack([-rows.min(), rows.max()])
+    )
+    distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+    return torch.stack([-ends[0], ends[1]], dim=-1)
 
 
 def _round(x: Tensor) -> Tensor:

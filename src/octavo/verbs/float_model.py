@@ -1,4 +1,4 @@
-"""Float networks in torch: what their model.json says, and how they look at images of every size."""
+"""Networks in torch: what model.json says of float ones, and how all look at images of every size."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def float_info(variant: str, networks: list[str], recipe: Any, data: str) -> dic
 
 
 def in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[str, Any]) -> Network:
-    """A float module as a function of pixels, through a temporary export at the first call.
+    """A module, float or quantized, as a function of pixels, through a temporary export at the first call.
 
     Mining and calibration show a network images of every size: ONNX Runtime runs P-Net over such a pyramid in
     a quarter to a tenth of eager torch's time, which compiles its kernels anew for every shape.
@@ -48,6 +48,7 @@ def in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[str
     import torch
 
     from octavo.export import export as write
+    from octavo.quantize.prepare import QuantModel
     from octavo.run.on_onnxruntime import open_network
 
     lock = threading.Lock()  # samples are made in several threads
@@ -60,6 +61,7 @@ def in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[str
                 module,
                 path,
                 torch.zeros(like.shape),
+                target=module.meta["scheme"].target if isinstance(module, QuantModel) else None,
                 dynamic=like.free,
                 outputs=like.outputs,
                 preprocessing=preprocessing,

@@ -1,4 +1,4 @@
-"""A data set and a recipe -> a float model folder."""
+"""A data set and a recipe -> a model folder. Starting from a quantized folder, this is quantization-aware training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
-from octavo.models import part, train_stages
+from octavo.models import load_modules, part, save_module, train_stages
 from octavo.recipe import to_dict
 from octavo.verbs.extras import need_torch
-from octavo.verbs.float_model import PREPROCESSING, float_info, in_runtime
-from octavo.verbs.recipe import family_of, recipe
+from octavo.verbs.float_model import float_info, in_runtime
+from octavo.verbs.recipe import recipe, start_of
 from octavo.verbs.signatures import PathLike, TrainingProgress
 
 
 def train(
-    variant: str,
+    model: PathLike,
     data: PathLike,
     out: PathLike,
     *,
@@ -27,8 +27,10 @@ def train(
     progress: TrainingProgress | None = None,
     **fabric: Any,
 ) -> Path | None:
-    """Train a variant's networks, or one of them, into the folder `out`; goes on where a run was stopped.
+    """Train all networks, or one of them, into the folder `out`; goes on where a run was stopped.
 
+    model: a variant's name (fresh weights) or a model folder with .pt files (its weights). A quantized folder
+    stays quantized: its networks learn for their integer grids, by the shorter schedule of the recipe's `qat`.
     progress(network, done, total, losses) hears of every step, and with no losses of the making of samples;
     fabric goes to train.make_fabric. The folder is a model, and is returned, once all networks are trained.
     """
@@ -36,30 +38,42 @@ def train(
     from octavo.data.widerface import read
     from octavo.train import Hooks
 
-    family, chosen = family_of(variant), recipe(variant, changes)
+    start, chosen, out = start_of(model), recipe(model, changes), Path(out)
     if stage not in ("all", *chosen.stages):
         near = did_you_mean(stage, chosen.stages)
         there = ", ".join(("all", *chosen.stages))
-        raise UnknownName(f"{variant} has no stage {stage!r}.{near} There are: {there}.")
+        raise UnknownName(f"{start.variant} has no stage {stage!r}.{near} There are: {there}.")
+    if start.folder and out.exists() and out.samefile(start.folder):
+        raise ValueError(f"{out} is what training starts from: give another --out")
     stages = list(chosen.stages) if stage == "all" else [stage]
     read(data, "train")  # a data set that can't be read is said before anything is written
     torch.manual_seed(chosen.stages[stages[0]].schedule.seed)
-    modules = part(family, "net").build(variant)
-    folder.write_json(Path(out) / "recipe.json", {"variant": variant} | to_dict(chosen))
-    networks = part(family, "recipe").NETWORKS
+    if start.folder:
+        modules = load_modules(start.folder)
+        origin = " ".join(folder.digest(start.folder / f"{name}.pt")[:12] for name in modules)
+        info = dict(start.info) | {"data": str(data), "metrics": {}}
+    else:
+        modules, origin = part(start.family, "net").build(start.variant), ""
+        info = float_info(start.variant, list(modules), chosen, str(data))
+    folder.write_json(out / "recipe.json", {"variant": start.variant, "from": origin} | to_dict(chosen))
+    for name, module in modules.items() if start.folder else ():
+        if not (out / f"{name}.pt").is_file():  # one that isn't trained stays what it was
+            save_module(module, out / f"{name}.pt")
+    networks, preprocessing = part(start.family, "recipe").NETWORKS, info["preprocessing"]
     train_stages(
-        family,
+        start.family,
         modules,
         chosen,
         Path(data),
-        Path(out),
+        out,
         stages,
-        lambda name, module: in_runtime(module, networks[name], PREPROCESSING),
+        lambda name, module: in_runtime(module, networks[name], preprocessing),
         lambda name: Hooks(partial(progress, name) if progress else None),
         lambda name: (lambda done, total: progress(name, done, total, {})) if progress else None,
+        origin,
         **fabric,
     )
-    if not all((Path(out) / f"{name}.pt").is_file() for name in modules):
+    if not all((out / f"{name}.pt").is_file() for name in modules):
         return None
-    folder.write_info(out, float_info(variant, list(modules), chosen, str(data)))
-    return Path(out)
+    folder.write_info(out, info | folder.provenance())
+    return out

@@ -119,11 +119,18 @@ def finish(module: nn.Module, stage: Stage) -> None:
     A cascade is used with thresholds about .5, but .5 as trained depends on how many negatives a batch had and
     which of them counted. Only the bias of the face logit moves.
     """
-    face = module.get_submodule("face")
-    assert isinstance(face, nn.Conv2d | nn.Linear)
-    assert face.bias is not None
+    _shift(module, -log(stage.centre / (1 - stage.centre)))
+
+
+def resume(module: nn.Module, stage: Stage) -> None:
+    """The inverse of `finish`: a network that is trained further has its logits where training left them."""
+    _shift(module, log(stage.centre / (1 - stage.centre)))
+
+
+def _shift(module: nn.Module, logit: float) -> None:
+    bias = module.get_parameter("face.bias")
     with torch.no_grad():
-        face.bias[1] -= log(stage.centre / (1 - stage.centre))
+        bias[1] += logit
 
 
 # The published names of each layer, and the grid of cells (channels, height, width) that a fully connected

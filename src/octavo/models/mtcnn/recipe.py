@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from octavo.recipe import Network, Schedule
+from octavo.recipe import Network, Qat, Schedule
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,16 @@ class Stage:
     centre: float = 0.5  # the probability as trained that shall read .5 afterwards, chosen on held-out images
 
 
+QAT = Qat()
+
+
 @dataclass(frozen=True)
 class Recipe:
     stages: dict[str, Stage]
     mining_min_face: float = 12  # the smallest face that the evaluation asks for
     settings: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
     float_layers: tuple[str, ...] = ()  # patterns of layers that stay in float when quantized
+    qat: Qat = QAT
 
 
 CROWD = {"0--Crowd": 3}
