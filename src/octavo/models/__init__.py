@@ -124,7 +124,7 @@ def train_stages(
                 samples = part(family, "data").train_set(
                     name, recipe, data, folder / "samples", run, fingerprint, making(name)
                 )
-            _train_stage(family, name, module, recipe, samples, folder, hooks(name), origin, started)
+            train_stage(family, name, module, recipe, samples, folder, hooks(name), origin, started)
             if started.is_global_zero:
                 save_module(module, path)
             started.barrier()
@@ -142,7 +142,7 @@ def train_stages(
     return dict(modules)
 
 
-def _train_stage(
+def train_stage(
     family: str,
     name: str,
     module: nn.Module,
