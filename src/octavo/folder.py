@@ -49,6 +49,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "scheme": (dict,),
     "calibration": (dict,),
     "metrics": (dict,),
+    "tuned": (dict,),
     "data": (str, dict, list),
     "commit": (str,),
     "command": (str,),
@@ -219,8 +220,7 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
     On failure nothing of `folder` has changed. Files of `folder` under other names stay.
     """
     target = Path(folder)
-    if target.resolve().is_relative_to(EMBEDDED.resolve()) and not os.environ.get("OCTAVO_WRITE_EMBEDDED"):
-        raise FolderError(f"{target} is an embedded model and stays as it is: give another folder (--out).")
+    refuse_embedded(target, "give another folder (--out)")
     if target.exists() and not target.is_dir():
         raise FolderError(f"{target} is a file; a model is written into a folder.")
     existed = target.exists()
@@ -234,6 +234,14 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
         if not existed and not any(target.iterdir()):
             target.rmdir()
+
+
+def refuse_embedded(folder: str | os.PathLike[str], instead: str) -> None:
+    """FolderError, with what to do instead, where the folder came with the package."""
+    if Path(folder).resolve().is_relative_to(EMBEDDED.resolve()) and not os.environ.get(
+        "OCTAVO_WRITE_EMBEDDED"
+    ):
+        raise FolderError(f"{folder} is an embedded model and stays as it is: {instead}.")
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:

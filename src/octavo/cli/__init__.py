@@ -28,9 +28,10 @@ VERBS = (
     "explain",
     "predict",
     "evaluate",
+    "tune",
     "bench",
 )
-JSON_INTO_FILE = ("evaluate", "bench", "sensitivity")  # their --json takes a FILE
+JSON_INTO_FILE = ("evaluate", "bench", "sensitivity", "tune")  # their --json takes a FILE
 
 for _name in VERBS:
     import_module(f"{__name__}.{_name}")

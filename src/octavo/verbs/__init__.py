@@ -1,6 +1,7 @@
 """The verbs as Python functions over model folders; the command line adds only options and printing.
 
-    ls  data  recipe  import_  train  quantize  export  sensitivity  inspect  check  explain  predict  evaluate  bench
+    ls  data  recipe  import_  train  quantize  export  sensitivity  inspect  check  explain  predict  evaluate
+    tune  bench
 
 A verb is a file of its name here, and `verbs.predict` is the function in it. What differs between families is asked
 of the family's own modules (octavo.models). Nothing heavy is imported before a verb needs it. Long verbs take
@@ -24,6 +25,7 @@ from octavo.verbs.quantize import calibrators, quantize, targets
 from octavo.verbs.recipe import family_of, recipe
 from octavo.verbs.sensitivity import Sensitivity, sensitivity
 from octavo.verbs.train import train
+from octavo.verbs.tune import Tuned, tune
 
 # Imported at once, not at first use: importing the file of a verb would else put the file in its function's place.
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Model",
     "Result",
     "Sensitivity",
+    "Tuned",
     "WrongSetting",
     "bench",
     "calibrators",
@@ -57,4 +60,5 @@ __all__ = [
     "sensitivity",
     "targets",
     "train",
+    "tune",
 ]
