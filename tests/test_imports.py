@@ -50,14 +50,14 @@ LIBRARIES = {
         [
             "train.py",
             "quantize/*",
-            "export.py",
+            "export/*",
             "data/*",
             "run/on_torch.py",
             *(f"models/*/{f}.py" for f in ("net", "loss", "data")),
         ],
         ["models/__init__.py", "verbs/*"],
     ),
-    "onnx": (["export.py", "lower/*"], ["export.py", "lower/*", "run/*"]),
+    "onnx": (["export/*", "lower/*"], ["export/*", "lower/*", "run/*"]),
     "onnxruntime": ([], ["run/on_onnxruntime.py", "run/bench.py", "lower/dynamic.py"]),
     "openvino": ([], ["run/on_openvino.py", "run/bench.py"]),
     "cv2": (

@@ -1,4 +1,4 @@
-"""nn.Module -> an ONNX file that takes raw uint8 pixels, and the proof that it computes the same.
+"""nn.Module -> an ONNX file that takes raw uint8 pixels.
 
 A float network is written with BatchNorm folded. A quantized one is written as a Q/DQ graph: each grid is a
 QuantizeLinear and a DequantizeLinear, weights and int32 biases are stored as integers with a DequantizeLinear.
@@ -10,7 +10,6 @@ bytes are the integers. Else the normalisation stands in front: Cast, Sub, Mul.
 
     export(network, "pnet.onnx", example, target="cpu", dynamic={2: "h", 3: "w"}, outputs=["face", "box"],
            preprocessing={"offset": 128, "scale": 1 / 128})
-    parity(network, "pnet.onnx", batches)
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ import logging
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +63,7 @@ def export(
     elif grids(module):
         raise ValueError(f"{type(module).__name__} holds quantizers but was not made by prepare")
     else:
-        network = _Normalised(_float(module), preprocessing)
+        network = Normalised(_float(module), preprocessing)
     model = _to_onnx(network, example, dict(dynamic or {}))
     _name_interface(model, outputs, dict(dynamic or {}))
     _shrink(model)
@@ -77,122 +74,10 @@ def export(
     return len(data)
 
 
-# Each with the largest difference it allows, in steps of 8 bits over an output's range.
-VERDICTS = {
-    "bit for bit": 0.0,
-    "float rounding": 0.01,  # float kernels add in another order: in float networks, and in float heads
-    # Such a sum tipped a value inside to the grid's next integer; ONNX Runtime also rounds float biases to int32.
-    "some steps apart": 4.0,
-    "different": float("inf"),
-}
-
-
-@dataclass(frozen=True)
-class OutputParity:
-    """One output, torch against ONNX Runtime, over all batches."""
-
-    name: str
-    equal: float  # share of the elements that are equal in every bit
-    equal_rounded: float  # the same after rounding both to 255 steps over the output's range
-    largest_difference: float  # absolute, in the output's units
-    largest_steps: float  # the same in those steps
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far the file computes what the module computes."""
-
-    outputs: tuple[OutputParity, ...]
-    images: int
-    verdict: str  # one of VERDICTS
-
-    @property
-    def ok(self) -> bool:
-        return self.verdict != "different"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"{self.verdict} on {self.images} images"]
-        for o in self.outputs:
-            lines.append(
-                f"  {o.name}: {o.equal:.4%} equal, {o.equal_rounded:.4%} to 8 bits, "
-                f"largest difference {o.largest_difference:.3g} ({o.largest_steps:.2g} steps of 8 bits)"
-            )
-        return "\n".join(lines)
-
-
-@torch.no_grad()
-def parity(
-    module: nn.Module,
-    path: str | os.PathLike[str],
-    batches: Iterable[Any],
-    preprocessing: Mapping[str, Any] | None = None,
-) -> Parity:
-    """Compare `module` in torch with the file in ONNX Runtime on `batches` of uint8 pixels (n, c, h, w).
-
-    preprocessing as given to export; a quantized module knows it from its input's grid.
-    """
-    from octavo.run.on_onnxruntime import open_network
-
-    if preprocessing is None:
-        preprocessing = _preprocessing_of(module)
-    session = open_network(Path(path), threads=1)
-    normalised = _Normalised(module, preprocessing)
-    was_training = module.training
-    module.eval()
-    pairs: list[list[tuple[Tensor, Tensor]]] = []
-    images = 0
-    try:
-        for batch in batches:
-            pixels = torch.as_tensor(batch)
-            if pixels.dtype != torch.uint8:
-                raise ValueError(f"parity is checked on uint8 pixels (n, c, h, w), got {pixels.dtype}")
-            ours = normalised(pixels)
-            ours = [ours] if isinstance(ours, Tensor) else list(ours)
-            theirs = [torch.from_numpy(array) for array in session(pixels.contiguous().numpy())]
-            if [o.shape for o in ours] != [t.shape for t in theirs]:
-                raise ValueError(
-                    f"{path} gives {[t.shape for t in theirs]}, the module {[o.shape for o in ours]}"
-                )
-            pairs.append(list(zip(ours, theirs, strict=True)))
-            images += len(pixels)
-    finally:
-        module.train(was_training)
-    if not pairs:
-        raise ValueError("parity needs at least one batch of images")
-    by_output = zip(session.outputs, zip(*pairs, strict=True), strict=True)
-    outputs = tuple(_compare(name, list(pair)) for name, pair in by_output)
-    largest = max(0.0 if o.equal == 1 else max(o.largest_steps, 1e-9) for o in outputs)
-    return Parity(outputs, images, next(name for name, most in VERDICTS.items() if not largest > most))
-
-
-def _compare(name: str, pairs: list[tuple[Tensor, Tensor]]) -> OutputParity:
-    ours, theirs = (torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1))
-    step = (ours.max() - ours.min()).clamp(min=1e-3 * float(ours.abs().max()) + 1e-12) / 255
-    difference = (ours - theirs).abs().nan_to_num(nan=torch.inf).max()
-    return OutputParity(
-        name,
-        float((ours == theirs).double().mean()),
-        float(((ours / step).round() == (theirs / step).round()).double().mean()),
-        float(difference),
-        float((difference / step).nan_to_num(nan=torch.inf)),
-    )
-
-
-def _preprocessing_of(module: nn.Module) -> dict[str, float]:
-    if isinstance(module, QuantModel) and module.meta["scheme"].input_range is not None:
-        low, high = module.meta["scheme"].input_range
-        scale = (high - low) / 255
-        return {"offset": -low / scale, "scale": scale}
-    raise ValueError("say how the module wants its pixels: preprocessing={'offset': ..., 'scale': ...}")
-
-
 # ---- the module that is written
 
 
-class _Normalised(nn.Module):
+class Normalised(nn.Module):
     """Pixels -> what the network takes."""
 
     def __init__(self, network: nn.Module, preprocessing: Mapping[str, Any]) -> None:
@@ -327,7 +212,7 @@ def _quantized(module: QuantModel, target: str | None, preprocessing: Mapping[st
             node.replace_all_uses_with(call, delete_user_cb=others.__contains__)
     model.graph.eliminate_dead_code()
     model.recompile()
-    return model if direct else _Normalised(model, preprocessing)
+    return model if direct else Normalised(model, preprocessing)
 
 
 def _holds_pixels(grid: FakeQuant, preprocessing: Mapping[str, Any]) -> bool:

@@ -1,0 +1,10 @@
+"""Networks as files that a runtime reads, and the proof that they compute the same.
+
+export(network, "pnet.onnx", example, outputs=["face", "box"], preprocessing={"offset": 128, "scale": 1 / 128})
+parity(network, "pnet.onnx", batches)
+"""
+
+from octavo.export.parity import VERDICTS, OutputParity, Parity, parity
+from octavo.export.to_onnx import OPSET, TARGETS, export
+
+__all__ = ["OPSET", "TARGETS", "VERDICTS", "OutputParity", "Parity", "export", "parity"]
