@@ -63,7 +63,9 @@ class Companion(Protocol):
 def make_fabric(accelerator: str = "auto", devices: int | str = "auto", precision: str = "32-true") -> Fabric:
     """A started Fabric; under torchrun it joins the other processes. precision: 32-true, bf16-mixed, 16-mixed."""
     if accelerator == "auto" and not torch.cuda.is_available():
-        accelerator, devices = "cpu", int(os.environ.get("WORLD_SIZE", "1"))
+        accelerator = "cpu"
+    if accelerator == "cpu" and devices == "auto":  # Fabric takes one CPU for all there is
+        devices = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
