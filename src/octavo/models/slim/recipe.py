@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from octavo.recipe import Network, Schedule
+from octavo.recipe import Network, Qat, Schedule
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Stage:
 @dataclass(frozen=True)
 class Recipe:
     stages: dict[str, Stage]
+    qat: Qat = Qat()
     settings: dict[str, float] = field(default_factory=dict)
     float_layers: tuple[str, ...] = ()  # patterns of layers that stay in float when quantized
 
