@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from octavo.data.widerface import MIRRORED, Entry, read
 from octavo.folder import staged
 
 from .loss import LANDMARK, NEGATIVE, PART, POSITIVE
-from .predict import Network, Settings, look, propose, pyramid, refine, to_planes
+from .predict import MEASURING, Network, Settings, look, propose, pyramid, refine, to_planes
 from .recipe import Recipe, Sampling, Stage
 
 SMALLEST = 8  # faces with a longer side below this many pixels teach nothing
@@ -346,8 +346,11 @@ def calibration_batches(
 ) -> Iterator[np.ndarray]:
     """What network `name` meets on `count` training images: (n, 3, h, w) uint8 batches.
 
-    P-Net gets whole pyramid levels, R- and O-Net the windows that the networks before them (in `run`) let pass.
+    P-Net gets whole pyramid levels, R- and O-Net the windows that the networks before them (in `run`) let pass,
+    with thresholds no higher than those that AP is measured with: ranges must hold for doubtful windows too.
     """
+    first, second, third = map(min, settings.thresholds, MEASURING["thresholds"])
+    settings = replace(settings, thresholds=(first, second, third))
     entries = read(data, "train")
     chosen = np.random.default_rng(seed).permutation(len(entries))[:count]
     for number in chosen.tolist():
