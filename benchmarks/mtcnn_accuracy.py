@@ -5,7 +5,7 @@
     python benchmarks/mtcnn_accuracy.py mtcnn-relu-float mtcnn-relu runs/mtcnn-published
 
 AP over the valid faces of the val split by event and by size of the face (pixels, sqrt(w h)), landmark error
-(NME over sqrt(w h), of the faces found), for each model in each runtime. Min face 12, thresholds .5/.5/.3,
+(NME over sqrt(w h), of the faces found), for each model in each runtime. Min face 12, thresholds .5/.5/.02,
 confidence .02, all in the row. -> results/mtcnn_accuracy.csv
 """
 

@@ -41,6 +41,11 @@ class Table:
     digits: int = 3
 
 
+# What tells quantized models of one float model apart.
+QUANTIZED = (
+    *("model", "question", "target", "scale per", "calibrator", "weight bits", "weight calibrator", "method"),
+    *("calibrated on", "calibration", "images"),
+)
 TABLES = {
     "accuracy": Table(
         "mtcnn_accuracy.csv",
@@ -57,10 +62,20 @@ TABLES = {
         ("model", "min face", "thresholds", "ms", "precision", "recall", "Crowd", "Web", "Portrait", "all"),
         ("model", "backend", "min face", "thresholds"),
     ),
-    "quantization": Table(
+    "calibrators": Table(
         "mtcnn_quantization.csv",
         ("target", "scale per", "calibrator", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
-        ("model", "target", "scale per", "calibrator", "images"),
+        QUANTIZED,
+    ),
+    "weights": Table(
+        "mtcnn_quantization.csv",
+        ("weight bits", "scale per", "weight calibrator", "method", "Crowd", "Web", "Portrait", "all", "NME"),
+        QUANTIZED,
+    ),
+    "levels": Table(
+        "mtcnn_quantization.csv",
+        ("calibrated on", "weight bits", "method", "Crowd", "Web", "Portrait", "all", "NME"),
+        QUANTIZED,
     ),
     "sensitivity": Table(
         "sensitivity_mtcnn.csv",
