@@ -33,12 +33,16 @@ MARKED = re.compile(rf"({OPEN}([\w-]+)((?: [^\s=]+=\S+)*) -->\n)(?:(?!{OPEN}).)*
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of a file of results, and which of them tell rows apart (the last row of each counts)."""
+    """Columns of a file of results, and which of them tell rows apart (the last row of each counts).
+
+    over: a column that tells repetitions apart, whose medians are shown.
+    """
 
     file: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
     digits: int = 3
+    over: str = ""
 
 
 # What tells quantized models of one float model apart.
@@ -76,6 +80,17 @@ TABLES = {
         "mtcnn_quantization.csv",
         ("calibrated on", "weight bits", "method", "Crowd", "Web", "Portrait", "all", "NME"),
         QUANTIZED,
+    ),
+    "qat": Table(
+        "mtcnn_qat.csv",
+        ("model", "target", "method", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
+        ("model", "weights", "target", "method", "steps"),
+        over="seed",
+    ),
+    "misses": Table(
+        "mtcnn_misses.csv",
+        ("model", "by", "value", "faces", "missed", "lost by pnet", "lost by rnet", "lost by onet"),
+        ("model", "split", "by", "value"),
     ),
     "sensitivity": Table(
         "sensitivity_mtcnn.csv",
@@ -163,7 +178,11 @@ def table(name: str, where: Mapping[str, str], root: Path) -> str:
         raise ValueError(f"no table {name!r}: there are model, {', '.join(TABLES)}")
     chosen = TABLES[name]
     path = root / "results" / chosen.file
-    body = record.table(path, chosen.columns, chosen.key, chosen.digits, where) if path.is_file() else ""
+    body = (
+        record.table(path, chosen.columns, chosen.key, chosen.digits, where, chosen.over)
+        if path.is_file()
+        else ""
+    )
     rows = record.last(record.read(path), chosen.key, where) if body else []
     if not rows:
         return f"*Not measured yet: results/{chosen.file}.*\n"

@@ -118,3 +118,14 @@ def test_files_that_are_not_measurements(tmp_path: Path, content: str | None, me
         path.write_text(content)
     with pytest.raises(RecordError, match=message):
         table(path)
+
+
+def test_medians_over_repetitions(tmp_path: Path) -> None:
+    """Three seeds of one method and one of another; a seed measured again counts once, with its last value."""
+    path = tmp_path / "r.csv"
+    for method, seed, ap in (("a", 0, 0.9), ("a", 1, 0.1), ("b", 0, 0.75), ("a", 2, 0.5), ("a", 1, 0.2)):
+        append(
+            path, {"method": method, "seed": seed, "ap": ap}, model="m", data="d", split="s", machine="here"
+        )
+    made = table(path, ("method", "ap"), ("method",), over="seed").splitlines()[2:]
+    assert made == ["| a | 0.500 |", "| b | 0.750 |"]

@@ -18,6 +18,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from octavo.folder import provenance
 
@@ -108,17 +109,31 @@ def last(
     return list({tuple(row[name] for name in key): row for row in rows if wanted <= row.items()}.values())
 
 
+def medians(rows: Sequence[dict[str, str]], key: Sequence[str]) -> list[dict[str, str]]:
+    """One row for each `key`: the median of every column of numbers, the last text of the others."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in key), []).append(row)
+
+    def middle(values: list[str]) -> str:
+        return _text(median(map(float, values))) if all(map(_is_number, values)) else values[-1]
+
+    return [{name: middle([row[name] for row in group]) for name in group[0]} for group in groups.values()]
+
+
 def table(
     path: str | Path,
     columns: Sequence[str] | None = None,
     key: Sequence[str] = ("model", "data", "split"),
     digits: int = 3,
     where: Mapping[str, str] | None = None,
+    over: str = "",
 ) -> str:
     """The file as a Markdown table: the last row for each `key`, in the order of first appearance.
 
     columns: which, in this order; by default the key and all metrics. Numbers with a fraction are rounded
-    to `digits` places and right-aligned. where: only rows with these {column: text}.
+    to `digits` places and right-aligned. where: only rows with these {column: text}. over: a column, such as the
+    seed, that tells repetitions apart: medians over them are shown.
     """
     rows = read(path)
     have = list(rows[0]) if rows else list(ORIGIN)
@@ -126,7 +141,8 @@ def table(
     unknown = [name for name in [*columns, *key, *(where or {})] if name not in have]
     if unknown:
         raise RecordError(f"{path} has no column {', '.join(unknown)}; it has {', '.join(have)}")
-    cells = [[_shown(row[name], digits) for name in columns] for row in last(rows, key, where)]
+    shown = medians(last(rows, [*key, over], where), key) if over else last(rows, key, where)
+    cells = [[_shown(row[name], digits) for name in columns] for row in shown]
     right = [
         bool(cells) and all(_is_number(line[i]) or not line[i] for line in cells) for i in range(len(columns))
     ]
