@@ -37,6 +37,8 @@ VERBS = (
     "export",
     "predict",
     "evaluate",
+    "tune",
+    "validate",
     "bench",
 )
 

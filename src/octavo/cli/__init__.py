@@ -29,9 +29,10 @@ VERBS = (
     "predict",
     "evaluate",
     "tune",
+    "validate",
     "bench",
 )
-JSON_INTO_FILE = ("evaluate", "bench", "sensitivity", "tune")  # their --json takes a FILE
+JSON_INTO_FILE = ("evaluate", "bench", "sensitivity", "tune", "validate")  # their --json takes a FILE
 
 for _name in VERBS:
     import_module(f"{__name__}.{_name}")

@@ -1,7 +1,7 @@
 """The verbs as Python functions over model folders; the command line adds only options and printing.
 
     ls  data  recipe  import_  train  quantize  export  sensitivity  inspect  check  explain  predict  evaluate
-    tune  bench
+    tune  validate  bench
 
 A verb is a file of its name here, and `verbs.predict` is the function in it. What differs between families is asked
 of the family's own modules (octavo.models). Nothing heavy is imported before a verb needs it. Long verbs take
@@ -26,16 +26,19 @@ from octavo.verbs.recipe import family_of, recipe
 from octavo.verbs.sensitivity import Sensitivity, sensitivity
 from octavo.verbs.train import train
 from octavo.verbs.tune import Tuned, tune
+from octavo.verbs.validate import Bounds, Validation, validate
 
 # Imported at once, not at first use: importing the file of a verb would else put the file in its function's place.
 __all__ = [
     "PREPROCESSING",
     "SAMPLES",
+    "Bounds",
     "Lowered",
     "Model",
     "Result",
     "Sensitivity",
     "Tuned",
+    "Validation",
     "WrongSetting",
     "bench",
     "calibrators",
@@ -61,4 +64,5 @@ __all__ = [
     "targets",
     "train",
     "tune",
+    "validate",
 ]
