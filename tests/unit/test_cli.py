@@ -7,12 +7,14 @@ nonsense, but how it is told is not.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import pytest
 
 from octavo import cli, folder, verbs
 from octavo.cli import console
+from octavo.cli.progress import progress_bar
 from octavo.outputs import Detections
 
 VERBS = (
@@ -142,6 +145,7 @@ def test_version(octavo: Octavo) -> None:
         ),
         pytest.param(["predict", "MODEL", "x.jpg", "--threads", "0"], "--threads", id="no threads"),
         pytest.param(["predict", "MODEL"], "PATH", id="no images given"),
+        pytest.param(["predict", "MODEL", "x.jpg", "--resume"], "goes with --out", id="resume of what?"),
         pytest.param(["recipe", "mtcn-relu"], "Did you mean mtcnn-relu", id="variant"),
         pytest.param(
             ["recipe", "mtcnn", "--set", "stages.pnt.size=1"], "mean pnet?", id="number of a recipe"
@@ -340,18 +344,62 @@ def test_a_file_name_that_is_not_text(octavo: Octavo, model: Path, photos: Path,
     assert os.fsencode(told["image"]).endswith(b"/\xff\xfe.png")
 
 
-def test_ctrl_c_keeps_what_is_done(
-    octavo: Octavo, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(lambda: signal.raise_signal(signal.SIGINT), id="Ctrl-C"),
+        pytest.param(lambda: signal.raise_signal(signal.SIGTERM), id="SIGTERM"),
+    ],
+)
+def test_a_stopped_run_keeps_what_is_done_and_goes_on(
+    octavo: Octavo,
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Callable[[], None],
 ) -> None:
-    def stopped(*args: Any, **options: Any) -> Iterator[verbs.Result]:
-        yield verbs.Result("a.png", Detections.empty(), (64, 48))
-        raise KeyboardInterrupt
+    from octavo.models.mtcnn import predict
 
-    monkeypatch.setattr(verbs, "predict", stopped)
-    outcome = octavo("predict", model, photos, "--jsonl", tmp_path / "x.jsonl")
+    seen = 0
+
+    def stopped_at_the_second(image: np.ndarray, run: object, settings: object) -> Detections:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            stop()
+        return Detections.empty()
+
+    monkeypatch.setattr(predict, "predict", stopped_at_the_second)
+    command = ("predict", model, photos / "a.png", photos / "sub" / "a.png", "--out", tmp_path / "x.jsonl")
+    outcome = octavo(*command)
     assert outcome.code == 130
     assert "Stopped" in outcome.err
-    assert [t["image"] for t in lines((tmp_path / "x.jsonl").read_text())] == ["a.png"]
+    assert [Path(t["image"]) for t in lines((tmp_path / "x.jsonl").read_text())] == [photos / "a.png"]
+    assert octavo(*command, "--resume").code == 0
+    assert seen == 3
+    assert [Path(t["image"]).parent.name for t in lines((tmp_path / "x.jsonl").read_text())] == [
+        "photos",
+        "sub",
+    ]
+    again = octavo(*command, "--resume")
+    assert (again.code, "Nothing was left" in again.err) == (0, True)
+
+
+def test_the_bar_leaves_stdout_where_it_goes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar("Looking") as progress:
+        progress(1, 2)
+        print('{"image": "a.png"}')
+    assert capsys.readouterr().out == '{"image": "a.png"}\n'
+    assert "Looking" in sys.stderr.getvalue()
 
 
 # Errors

@@ -20,7 +20,7 @@ from octavo.verbs.import_ import import_
 from octavo.verbs.inspect import inspect
 from octavo.verbs.model import Model, WrongSetting, load, ls, row
 from octavo.verbs.photographs import SAMPLES, samples
-from octavo.verbs.predict import Result, predict, saver
+from octavo.verbs.predict import Result, predict
 from octavo.verbs.quantize import calibrators, quantize, targets
 from octavo.verbs.recipe import family_of, recipe
 from octavo.verbs.sensitivity import Sensitivity, sensitivity
@@ -59,7 +59,6 @@ __all__ = [
     "recipe",
     "row",
     "samples",
-    "saver",
     "sensitivity",
     "targets",
     "train",
