@@ -206,6 +206,13 @@ def _quantized(module: QuantModel, target: str | None, preprocessing: Mapping[st
         elif role in ("move", "join") and (shared := grid_before(node)) and not _is_tuple(node):
             # A moved value lies on its grid already; the runtimes' matchers want to see it said.
             others = list(node.users)
+            own = model.get_submodule(shared)
+            assert isinstance(own, _Grid)
+            if own.read_integers:  # the pixels' grid; what was moved is float by now
+                shared = f"{shared}_moved"
+                quantizer = grid_at(module, str(grid_before(node)))
+                assert quantizer is not None
+                model.add_submodule(shared, _Grid(quantizer))
             with model.graph.inserting_after(node):
                 call = model.graph.call_module(shared, (node,))
             call.meta.update(role="grid", kind="FakeQuant", name=call.name)
