@@ -305,8 +305,8 @@ def _checked(info: Any, path: Path) -> dict[str, Any]:
         raise wrong(f"'family' must be a plain lower-case word such as mtcnn, not {_short(info['family'])}.")
     if not info["variant"] or any(c in info["variant"] for c in "/\\\0\n"):
         raise wrong(f"'variant' must be a plain name such as mtcnn-relu, not {_short(info['variant'])}.")
-    if info["precision"] not in ("float", "int8"):
-        raise wrong(f"'precision' must be float or int8, not {_short(info['precision'])}.")
+    if info["precision"] not in ("float", "half", "int8"):
+        raise wrong(f"'precision' must be float, half or int8, not {_short(info['precision'])}.")
     networks = info["networks"]
     if not networks or not all(isinstance(n, str) and _NETWORK.fullmatch(n) for n in networks):
         raise wrong(

@@ -50,7 +50,7 @@ def test_round_trip(tmp_path: Path) -> None:
         pytest.param({"family": "os.path"}, "'family' must be", id="family is not a module name"),
         pytest.param({"family": "../x"}, "'family' must be", id="family leaves the folder"),
         pytest.param({"variant": "a/b"}, "'variant' must be", id="variant with a separator"),
-        pytest.param({"precision": "int4"}, "float or int8", id="unknown precision"),
+        pytest.param({"precision": "int4"}, "float, half or int8", id="unknown precision"),
         pytest.param({"networks": ["../../etc/passwd"]}, "plain names", id="network name leaves the folder"),
         pytest.param({"networks": ["/tmp/x"]}, "plain names", id="absolute network name"),
         pytest.param({"networks": ["a\\b"]}, "plain names", id="Windows separator"),

@@ -15,6 +15,7 @@ from octavo.cli.verb import verb
 @verb(
     "octavo export runs/mtcnn-int8",
     "octavo export runs/mtcnn --out runs/mtcnn-onnx --images photos --json",
+    "octavo export runs/mtcnn --half --out runs/mtcnn-half",
 )
 def export(
     model: ModelName,
@@ -31,6 +32,9 @@ def export(
     no_lower: Annotated[
         bool, typer.Option("--no-lower", help="Leave out the forms that are faster in one runtime.")
     ] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Compute in float16: half the size, for GPUs and Arm. Needs --out.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write the networks as ONNX files and compare them with torch."""
@@ -38,7 +42,9 @@ def export(
 
     if target:
         one_of(target, verbs.targets(), "--target")
-    made, parities, lowered = verbs.export(model, out, target=target, images=images or (), lower=not no_lower)
+    made, parities, lowered = verbs.export(
+        model, out, target=target, images=images or (), lower=not no_lower, half=half
+    )
     if json:
         parity = {name: found.to_dict() for name, found in parities.items()}
         from dataclasses import asdict

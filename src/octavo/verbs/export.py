@@ -35,13 +35,15 @@ def export(
     target: str | None = None,
     images: Iterable[PathLike] = (),
     lower: bool = True,
+    half: bool = False,
 ) -> tuple[Path, dict[str, Parity], dict[str, Lowered]]:
     """NAME.pt -> NAME.onnx, in the same folder or in `out`, and how far each file is from its torch network.
 
     A quantized model has its target already; another one is an error. For target cpu, unless `lower` is
     False, NAME.RUNTIME.onnx is written too where rewrites make a runtime faster (octavo.lower). Compared,
-    with ONNX Runtime, is what the networks see of `images`, by default the sample photographs. Returns the
-    folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
+    with ONNX Runtime, is what the networks see of `images`, by default the sample photographs. half: a float
+    model's files compute in float16, half as large (quantize.dynamic.half); they need a folder of their own.
+    Returns the folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
     """
     torch = need_torch()
     from octavo.export import export as write
@@ -57,9 +59,20 @@ def export(
         raise ValueError(
             f"{path} was quantized for {info['target']}, not {target}: quantize again for {target}."
         )
+    if half and info["precision"] != "float":
+        raise ValueError(f"{path} is {info['precision']}: half precision is made from the float model")
+    if half and (out is None or (Path(out).exists() and Path(out).samefile(path))):
+        raise ValueError(
+            f"half precision would replace the float files of {path}: give another folder (--out)"
+        )
     modules = load_modules(path)
     networks = part(info["family"], "recipe").NETWORKS
     seen = seen_by(load(path, "torch"), [Path(p) for i in images for p in images_at(i)] or samples())
+    if half:
+        from octavo.quantize.dynamic import half as halved
+
+        modules = {name: halved(module) for name, module in modules.items()}
+        info |= {"precision": "half"}
     out_path = Path(out or path)
     parities, lowered = {}, {}
     runtimes = REWRITES if lower and info["target"] == "cpu" else ()

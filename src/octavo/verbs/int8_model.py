@@ -21,9 +21,10 @@ def open_int8(model: PathLike) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     need_torch()
     path = folder.find(model)
     info = folder.read_info(path)
-    if info["precision"] == "float":
+    if not info["scheme"]:
         raise ValueError(
-            f"{path} is float: nothing in it is rounded yet. Give the folder that octavo quantize {path} makes."
+            f"{path} is {info['precision']}: nothing in it is rounded to integers. Give a folder that octavo "
+            "quantize makes."
         )
     return path, info, load_modules(path)
 
