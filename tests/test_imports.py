@@ -69,6 +69,7 @@ LIBRARIES = {
     "typer": (["cli/*"], []),
     "rich": ([], ["cli/console.py", "cli/progress.py"]),
     "matplotlib": ([], ["*"]),
+    "jinja2": ([], ["evaluate/report/*"]),
 }
 # Files that a deployment without torch uses, though their folder may import it.
 NO_TORCH = [

@@ -31,6 +31,7 @@ VERBS = (
     "tune",
     "validate",
     "bench",
+    "report",
 )
 JSON_INTO_FILE = ("evaluate", "bench", "sensitivity", "tune", "validate")  # their --json takes a FILE
 

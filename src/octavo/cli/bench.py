@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from octavo.cli.console import kilobytes, print_table, write
-from octavo.cli.options import Confidence, Factor, JsonFile, MinFace, Nms, Threads, Thresholds, settings_of
+from octavo.cli.options import (
+    Confidence,
+    Factor,
+    JsonFile,
+    MinFace,
+    Nms,
+    Threads,
+    Thresholds,
+    settings_of,
+    size_of,
+)
 from octavo.cli.progress import progress_bar
 from octavo.cli.verb import verb
 
@@ -45,7 +55,7 @@ def bench(
     from octavo import verbs
     from octavo.folder import provenance
 
-    wanted = _size(size)
+    wanted = size_of(size)
     settings = settings_of(min_face, thresholds, confidence, factor, nms)
     with progress_bar("Measuring") as progress:
         rows = verbs.bench(
@@ -63,16 +73,6 @@ def bench(
         write({"rows": [asdict(row) for row in rows], "settings": settings} | provenance(), json)
     if json != "-":
         _print_bench(rows)
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    """'640x480' -> (640, 480)."""
-    width, _, height = (text or "1x1").lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise typer.BadParameter(
-            f"{text!r} is not WIDTHxHEIGHT in pixels, such as 640x480", param_hint="--size"
-        )
-    return (int(width), int(height)) if text else None
 
 
 def _print_bench(rows: list[Row]) -> None:

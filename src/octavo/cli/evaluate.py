@@ -33,6 +33,9 @@ def evaluate(
     ] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Data set in WIDER FACE layout.")] = None,
     split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Only so many, evenly from the first to the last. [all]")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Judge these EVENT/NAME.txt files instead of a model.")
     ] = None,
@@ -50,6 +53,9 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Write EVENT/NAME.txt as the benchmark's tools read them."),
     ] = None,
+    chart: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw precision against recall, as .png or .svg.")
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Measure average precision and landmark error of a model on a data set, or of given predictions.
@@ -59,9 +65,9 @@ def evaluate(
     from octavo import verbs
 
     if predictions:
-        if model or data or not ground_truth:
+        if model or data or chart or not ground_truth:
             raise typer.BadParameter(
-                "goes with --ground-truth, without MODEL and --data", param_hint="--predictions"
+                "goes with --ground-truth, without MODEL, --data and --chart", param_hint="--predictions"
             )
         result: dict[str, Any] = verbs.judge(predictions, ground_truth)
     elif model and data:
@@ -70,6 +76,8 @@ def evaluate(
                 model,
                 data,
                 split=split,
+                images=images,
+                chart=chart,
                 ground_truth=ground_truth,
                 save_predictions=save_predictions,
                 backend=backend,

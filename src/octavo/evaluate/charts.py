@@ -1,16 +1,20 @@
-"""Pictures of measurements, drawn with matplotlib (extra `report`); small PNG files for documents.
+"""Pictures of measurements, drawn with matplotlib (extra `report`); small PNG or SVG files for documents.
 
-    sensitivity      a bar per layer, worst first: what quantizing it alone costs; a dot: all but it quantized
-    distributions    a histogram per tensor, float behind quantized, with the ends of its grid
-    signal_to_noise  a bar per tensor in the network's order: rounding alone, and all the layers so far
+    precision_recall  a stair per model or subset, under which the average precision is the area
+    points            a line of points per model over named groups, such as sizes of faces
+    shares            a line per model: the share of all things whose error is at most x
+    sensitivity       a bar per layer, worst first: what quantizing it alone costs; a dot: all but it quantized
+    distributions     a histogram per tensor, float behind quantized, with the ends of its grid
+    signal_to_noise   a bar per tensor in the network's order: rounding alone, and all the layers so far
 
-They take what octavo.quantize.sensitivity and octavo.quantize.inspect return, but know only its fields.
+The last three take what octavo.quantize.sensitivity and octavo.quantize.inspect return, but know only its fields.
+The text of an SVG file stays text, in the font of the page around it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +28,14 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours: told apart by everybody
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#999999", "#D55E00"
+# Of lines, in turn: colour and dashes (points), so that print and any eye can tell them apart. The first is the
+# colour of the text.
+SERIES = tuple(
+    (colour, dashes)
+    for dashes in ((), (5, 2), (1.5, 1.5))
+    for colour in ("#000000", BLUE, RED, "#009E73", "#CC79A7", ORANGE, "#56B4E9")
+)
+FORMATS = (".png", ".svg")
 HIGHEST = 80  # dB drawn at most: nothing above differs for a network
 SHOWN = 60  # layers in one chart
 
@@ -32,25 +44,139 @@ def check(path: str | Path) -> None:
     """Say that a chart can't be drawn there before anything long begins: ImportError, or ValueError."""
     if find_spec("matplotlib") is None:
         raise ImportError("charts need matplotlib, which is not installed: pip install 'octavo[report]'")
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: charts are PNG files, give a name that ends in .png")
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(
+            f"{path}: charts are PNG or SVG files, give a name that ends in {' or '.join(FORMATS)}"
+        )
 
 
 @contextmanager
 def _figure(path: str | Path, width: float, height: float) -> Iterator[Any]:
     """A figure of width x height inches that is saved at the end, without a window or a global state."""
     check(path)
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
-    FigureCanvasAgg(figure)
-    yield figure
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        figure.savefig(
-            temporary, format="png", metadata={"Software": None}
-        )  # the same bytes for the same data
+    # The same bytes for the same data: no dates, and no random names within the file.
+    kind = Path(path).suffix.lower()[1:]
+    unsaid = {"png": ["Software"], "svg": ["Creator", "Date", "Format", "Type"]}[kind]
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": Path(path).stem, "text.parse_math": False}
+    with rc_context(style):
+        figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format=kind, transparent=kind == "svg", metadata=dict.fromkeys(unsaid))
+
+
+def precision_recall(
+    curves: Mapping[str, tuple[Iterable[float], Iterable[float]]],
+    path: str | Path,
+    title: str = "",
+    legend: bool = True,
+) -> None:
+    """Draw {name: the steps of a Curve}. Where all curves begin flat at the top, only the end is shown."""
+    with _figure(path, 4, 3) as figure:
+        axes = figure.subplots()
+        left = max((x for x in (0, 0.5, 0.8, 0.9) if all(_flat(c, x) for c in curves.values())), default=0)
+        for (name, (recall, precision)), style in zip(curves.items(), _styles(), strict=False):
+            if steps := list(zip(recall, precision, strict=True)):
+                axes.plot(
+                    [0, *(r for r, _ in steps), steps[-1][0]],
+                    [steps[0][1], *(p for _, p in steps), 0],
+                    label=name,
+                    **style,
+                    drawstyle="steps-pre",
+                )
+        axes.set_xlim(left, 1 + 0.02 * (1 - left))
+        axes.set_ylim(0.5 if left else 0, 1.01)
+        axes.set_xlabel("recall")
+        axes.set_ylabel("precision")
+        _round_ticks(axes.xaxis)
+        _finish(figure, axes, title, legend)
+
+
+def _flat(curve: tuple[Iterable[float], Iterable[float]], recall: float) -> bool:
+    """Nothing worth seeing happens below this recall."""
+    return any(p >= 0.97 for r, p in zip(*curve, strict=True) if r >= recall)
+
+
+def points(
+    values: Mapping[str, Mapping[str, float]],
+    path: str | Path,
+    title: str = "",
+    legend: bool = True,
+    labels: tuple[str, str] = ("", ""),
+) -> None:
+    """Draw {name: {group: value}}; a name may lack groups. labels: of the axis of groups, and of values."""
+    groups = list(dict.fromkeys(group for of in values.values() for group in of))
+    drawn = [v for of in values.values() for v in of.values()]
+    with _figure(path, 4, 3) as figure:
+        axes = figure.subplots()
+        shift = min(0.08, 0.5 / max(1, len(values)))  # side by side: equal values would hide each other
+        for i, ((name, of), style) in enumerate(zip(values.items(), _styles(), strict=False)):
+            there = [
+                (groups.index(group) + (i - (len(values) - 1) / 2) * shift, v) for group, v in of.items()
+            ]
+            axes.plot(*zip(*there, strict=True), label=name, marker="o", markersize=4, **style)
+        axes.set_xticks(range(len(groups)), groups)
+        axes.set_ylim(_floor(min(drawn, default=0)), 1.01)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        _finish(figure, axes, title, legend)
+
+
+def _floor(lowest: float) -> float:
+    """Where an axis of shares begins: zero, unless everything lies far above it."""
+    return max((v for v in (0, 0.5, 0.8, 0.9) if v <= lowest - 0.02), default=0)
+
+
+def shares(
+    values: Mapping[str, tuple[Sequence[float], float]],
+    path: str | Path,
+    title: str = "",
+    legend: bool = True,
+    labels: tuple[str, str] = ("", "share"),
+) -> None:
+    """Draw {name: (quantiles, reached)}: values from the least to the largest of equal shares of all that have
+    one, and the share that has one at all, at which the line ends.
+    """
+    with _figure(path, 4, 3) as figure:
+        axes = figure.subplots()
+        end = max((of[round(0.98 * (len(of) - 1))] for of, _ in values.values() if len(of)), default=1)
+        for (name, (of, reached)), style in zip(values.items(), _styles(), strict=False):
+            axes.plot(of, [reached * i / max(1, len(of) - 1) for i in range(len(of))], label=name, **style)
+        axes.set_xlim(0, end or 1)
+        _round_ticks(axes.xaxis)
+        axes.set_ylim(0, 1.01)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        _finish(figure, axes, title, legend)
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """Of one line after the other; the first is wide and pale, so that it is seen below an equal one."""
+    for i, (colour, dashes) in enumerate(SERIES):
+        how = {"linewidth": 1.3} if i else {"linewidth": 4, "alpha": 0.35, "solid_capstyle": "butt"}
+        yield {"color": colour, "linestyle": (0, dashes) if dashes else "-", **how}
+
+
+def _round_ticks(axis: Any) -> None:
+    """Few and round: 0.8 0.85 0.9, never 0.825."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def _finish(figure: Any, axes: Any, title: str, legend: bool) -> None:
+    axes.grid(color=GREY, alpha=0.35, linewidth=0.6)
+    _tidy(axes)
+    if legend:
+        axes.legend(fontsize=8, frameon=False, loc="best")
+    if title:
+        figure.suptitle(title, fontsize=11)
 
 
 def sensitivity(table: Table, path: str | Path, title: str = "") -> None:

@@ -1,7 +1,7 @@
 """The verbs as Python functions over model folders; the command line adds only options and printing.
 
     ls  data  recipe  import_  train  quantize  export  sensitivity  inspect  check  explain  predict  evaluate
-    tune  validate  bench
+    tune  validate  bench  report
 
 A verb is a file of its name here, and `verbs.predict` is the function in it. What differs between families is asked
 of the family's own modules (octavo.models). Nothing heavy is imported before a verb needs it. Long verbs take
@@ -23,6 +23,7 @@ from octavo.verbs.photographs import SAMPLES, samples
 from octavo.verbs.predict import Result, predict
 from octavo.verbs.quantize import calibrators, quantize, targets
 from octavo.verbs.recipe import family_of, recipe
+from octavo.verbs.report import report
 from octavo.verbs.sensitivity import Sensitivity, sensitivity
 from octavo.verbs.train import train
 from octavo.verbs.tune import Tuned, tune
@@ -57,6 +58,7 @@ __all__ = [
     "predict",
     "quantize",
     "recipe",
+    "report",
     "row",
     "samples",
     "sensitivity",
