@@ -60,6 +60,8 @@ LIBRARIES = {
     "onnx": (["export/*", "lower/*"], ["export/*", "lower/*", "run/*"]),
     "onnxruntime": ([], ["run/on_onnxruntime.py", "run/bench.py", "lower/dynamic.py"]),
     "openvino": ([], ["run/on_openvino.py", "run/bench.py"]),
+    "ncnn": ([], ["run/on_ncnn.py"]),
+    "pnnx": ([], ["export/to_ncnn.py"]),
     "cv2": (
         ["images.py", "boxes.py", "outputs.py", "data/*", "models/*/predict.py", "models/*/data.py"],
         ["*"],

@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxscript", "lightning_fabric", "tensorboard", "scipy"), "train"),
     **{"openvino": "openvino", "pycocotools": "coco", "matplotlib": "report", "jinja2": "report"},
+    **{"ncnn": "ncnn", "pnnx": "ncnn"},
 }
 app = typer.Typer(
     name="octavo",

@@ -20,7 +20,9 @@ import numpy as np
 from octavo import folder as model_folder
 from octavo.folder import FolderError
 
-RUNTIMES = {"openvino": ".onnx", "onnxruntime": ".onnx", "torch": ".pt"}  # what each reads, in auto's order
+# What each reads, in auto's order.
+RUNTIMES = {"openvino": ".onnx", "onnxruntime": ".onnx", "ncnn": ".ncnn.param", "torch": ".pt"}
+WRITTEN_BY = {".onnx": "octavo export", ".ncnn.param": "octavo convert --to ncnn"}
 
 
 class Network(Protocol):
@@ -41,7 +43,7 @@ def choose(folder: str | PathLike[str], backend: str = "auto") -> str:
     """The runtime that `open` takes for this folder. ValueError says why a named one cannot be had."""
     networks = model_folder.read_info(folder)["networks"]
     has = {
-        suffix: all((Path(folder) / (n + suffix)).is_file() for n in networks) for suffix in (".onnx", ".pt")
+        suffix: all((Path(folder) / (n + suffix)).is_file() for n in networks) for suffix in RUNTIMES.values()
     }
     if backend == "auto":
         usable = [name for name in available() if has[RUNTIMES[name]]]
@@ -58,15 +60,16 @@ def choose(folder: str | PathLike[str], backend: str = "auto") -> str:
         near = model_folder.did_you_mean(backend, RUNTIMES)
         raise ValueError(f"no backend {backend!r}.{near} There are: auto, {', '.join(RUNTIMES)}.")
     if backend not in available():
-        extra = {"torch": "octavo[train]", "openvino": "octavo[openvino]"}.get(backend, "octavo")
+        extra = {"torch": "octavo[train]", "onnxruntime": "octavo"}.get(backend, f"octavo[{backend}]")
         raise ValueError(f"backend {backend} is not installed here: pip install '{extra}'")
     if not has[RUNTIMES[backend]]:
         if backend == "torch":
             raise FolderError(
                 f"{folder} has no .pt files (trained weights): use --backend auto for its .onnx."
             )
+        suffix = RUNTIMES[backend]
         raise FolderError(
-            f"{folder} has no .onnx files for {backend}. Export it first: octavo export {folder}"
+            f"{folder} has no {suffix} files for {backend}. Export it first: {WRITTEN_BY[suffix]} {folder}"
         )
     return backend
 
@@ -98,12 +101,12 @@ def open(
 
 
 def file_for(folder: str | PathLike[str], network: str, backend: str) -> Path:
-    """The file a backend runs: NETWORK.BACKEND.onnx where export wrote a form made for it, else NETWORK.onnx.
+    """The file a backend runs: NETWORK.BACKEND.onnx where export wrote a form made for it, else its plain one.
 
     What makes one runtime fast can make another slow (FACTS section 4, docs of octavo.lower).
     """
     own = Path(folder) / f"{network}.{backend}.onnx"
-    return own if own.is_file() else Path(folder) / f"{network}.onnx"
+    return own if own.is_file() else Path(folder) / f"{network}{RUNTIMES.get(backend, '.onnx')}"
 
 
 def input_error(error: Exception, image: Any, shape: Sequence[Any], path: Path) -> Exception:
