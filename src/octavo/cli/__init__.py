@@ -22,6 +22,7 @@ VERBS = (
     "train",
     "quantize",
     "export",
+    "convert",
     "sensitivity",
     "inspect",
     "check",

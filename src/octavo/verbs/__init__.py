@@ -1,7 +1,7 @@
 """The verbs as Python functions over model folders; the command line adds only options and printing.
 
-    ls  data  recipe  import_  train  quantize  export  sensitivity  inspect  check  explain  predict  evaluate
-    tune  validate  bench  report
+    ls  data  recipe  import_  train  quantize  export  convert  sensitivity  inspect  check  explain  predict
+    evaluate  tune  validate  bench  report
 
 A verb is a file of its name here, and `verbs.predict` is the function in it. What differs between families is asked
 of the family's own modules (octavo.models). Nothing heavy is imported before a verb needs it. Long verbs take
@@ -11,6 +11,7 @@ model refuses WrongSetting.
 
 from octavo.verbs.bench import bench
 from octavo.verbs.check import check, check_targets
+from octavo.verbs.convert import convert, formats
 from octavo.verbs.data import data
 from octavo.verbs.evaluate import evaluate, judge
 from octavo.verbs.explain import explain
@@ -45,11 +46,13 @@ __all__ = [
     "calibrators",
     "check",
     "check_targets",
+    "convert",
     "data",
     "evaluate",
     "explain",
     "export",
     "family_of",
+    "formats",
     "import_",
     "inspect",
     "judge",
