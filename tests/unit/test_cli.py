@@ -143,6 +143,7 @@ def test_version(octavo: Octavo) -> None:
         pytest.param(
             ["predict", "MODEL", "x.jpg", "--thresholds", "a,b"], "'a,b' is not numbers", id="numbers"
         ),
+        pytest.param(["predict", "MODEL", "x.jpg", "--set", "nms"], "'nms' is not NAME=VALUE", id="setting"),
         pytest.param(["predict", "MODEL", "x.jpg", "--threads", "0"], "--threads", id="no threads"),
         pytest.param(["predict", "MODEL"], "PATH", id="no images given"),
         pytest.param(["predict", "MODEL", "x.jpg", "--resume"], "goes with --out", id="resume of what?"),
@@ -244,6 +245,11 @@ def test_predict_agrees_with_python(octavo: Octavo, model: Path, photos: Path) -
             {"min_face": 12, "factor": 0.8, "nms": (0.4, 0.5, 0.6, 0.7)},
             id="the others",
         ),
+        pytest.param(
+            ["--set", "min-face=13", "--set", "factor=.8", "--set", "nms=[0.1, 0.2, 0.3, 0.4]"],
+            {"min_face": 13, "factor": 0.8, "nms": (0.1, 0.2, 0.3, 0.4)},
+            id="by any name the model knows",
+        ),
     ],
 )
 def test_settings_reach_the_model(
@@ -275,6 +281,7 @@ def test_settings_reach_the_model(
     ("options", "code", "says"),
     [
         pytest.param(["--min-face", "-1"], 2, "min_face", id="negative face"),
+        pytest.param(["--set", "long_side=9"], 2, "no setting long_side; it has min_face", id="no such name"),
         pytest.param(["--thresholds", ".1,.2"], 2, "3 numbers from 0 to 1", id="too few thresholds"),
         pytest.param(["--backend", "onnxruntime"], 1, "octavo export", id="not exported yet"),
     ],

@@ -14,6 +14,7 @@ from octavo.cli.options import (
     JsonFile,
     MinFace,
     Nms,
+    Others,
     Threads,
     Thresholds,
     settings_of,
@@ -42,6 +43,7 @@ def bench(
     confidence: Confidence = None,
     factor: Factor = None,
     nms: Nms = None,
+    set_: Others = None,
     backend: Annotated[
         str, typer.Option(help="auto, onnxruntime, openvino, torch, or several: a,b.")
     ] = "auto",
@@ -56,7 +58,7 @@ def bench(
     from octavo.folder import provenance
 
     wanted = size_of(size)
-    settings = settings_of(min_face, thresholds, confidence, factor, nms)
+    settings = settings_of(min_face, thresholds, confidence, factor, nms, set_)
     with progress_bar("Measuring") as progress:
         rows = verbs.bench(
             models,

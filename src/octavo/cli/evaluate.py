@@ -15,6 +15,7 @@ from octavo.cli.options import (
     JsonFile,
     MinFace,
     Nms,
+    Others,
     Threads,
     Thresholds,
     settings_of,
@@ -47,6 +48,7 @@ def evaluate(
     confidence: Confidence = None,
     factor: Factor = None,
     nms: Nms = None,
+    set_: Others = None,
     backend: Backend = "auto",
     threads: Threads = 1,
     save_predictions: Annotated[
@@ -83,7 +85,7 @@ def evaluate(
                 backend=backend,
                 threads=threads,
                 progress=progress,
-                **settings_of(min_face, thresholds, confidence, factor, nms),
+                **settings_of(min_face, thresholds, confidence, factor, nms, set_),
             )
     else:
         raise typer.BadParameter("give MODEL and --data, or --predictions and --ground-truth")

@@ -14,11 +14,13 @@ from octavo.cli.verb import verb
 
 @verb(
     "octavo import mtcnn shared/weights/mtcnn",
-    "octavo import mtcnn shared/weights/mtcnn --out runs/published",
+    "octavo import slim shared/weights/slim_Final.pth --out runs/published",
 )
 def import_(
     variant: Variant,
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="Where the published weights are.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The published weights: a file, or a folder of them.")
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Model folder to write. [runs/VARIANT]")
     ] = None,

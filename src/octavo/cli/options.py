@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,12 @@ Confidence = Annotated[
 ]
 Factor = Annotated[float | None, typer.Option(help="Size of a pyramid level over the one before.")]
 Nms = Annotated[str | None, typer.Option(metavar="A,B,C,D", help="Largest overlap kept at each NMS.")]
+Others = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any setting of the model, such as long_side=640. Repeatable."
+    ),
+]
 
 
 def settings_of(
@@ -52,8 +59,9 @@ def settings_of(
     confidence: float | None,
     factor: float | None,
     nms: str | None,
+    others: list[str] | None = None,
 ) -> dict[str, Any]:
-    """What was given on the command line, by the names that a family's Settings have."""
+    """What was given on the command line, by the names that a family's Settings have; others: "long_side=640"."""
     settings = {
         "min_face": min_face,
         "thresholds": numbers_of(thresholds, "--thresholds"),
@@ -61,7 +69,19 @@ def settings_of(
         "factor": factor,
         "nms": numbers_of(nms, "--nms"),
     }
+    settings |= dict(setting_of(text) for text in others or ())
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def setting_of(text: str) -> tuple[str, Any]:
+    """'long_side=640' -> ("long_side", 640). Which names and values there are, the model knows."""
+    name, _, value = text.partition("=")
+    for read in (int, float, json.loads):
+        try:
+            return name.strip().replace("-", "_"), read(value)
+        except ValueError:
+            continue
+    raise typer.BadParameter(f"{text!r} is not NAME=VALUE, such as long_side=640", param_hint="--set")
 
 
 def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:

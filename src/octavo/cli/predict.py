@@ -20,6 +20,7 @@ from octavo.cli.options import (
     MinFace,
     ModelName,
     Nms,
+    Others,
     Threads,
     Thresholds,
     settings_of,
@@ -51,6 +52,7 @@ def predict(
     confidence: Confidence = None,
     factor: Factor = None,
     nms: Nms = None,
+    set_: Others = None,
     backend: Backend = "auto",
     threads: Threads = 1,
     processes: Annotated[
@@ -95,7 +97,7 @@ def predict(
             resume=resume,
             max_pixels=max_pixels,
             progress=progress,
-            **settings_of(min_face, thresholds, confidence, factor, nms),
+            **settings_of(min_face, thresholds, confidence, factor, nms, set_),
         )
         for result in results:
             done, failed = done + 1, failed + (result.error is not None)

@@ -15,6 +15,7 @@ from octavo.cli.options import (
     Json,
     MinFace,
     Nms,
+    Others,
     Threads,
     Thresholds,
     settings_of,
@@ -54,6 +55,7 @@ def report(
     confidence: Confidence = None,
     factor: Factor = None,
     nms: Nms = None,
+    set_: Others = None,
     threads: Threads = 1,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The image that times are of. [a sample photograph]")
@@ -95,7 +97,7 @@ def report(
             layers=layers,
             pictures=pictures or (),
             progress=progress,
-            **settings_of(min_face, thresholds, confidence, factor, nms),
+            **settings_of(min_face, thresholds, confidence, factor, nms, set_),
         )
     if json:
         print_json(made.to_dict())

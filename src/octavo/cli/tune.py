@@ -17,6 +17,7 @@ from octavo.cli.options import (
     MinFace,
     ModelName,
     Nms,
+    Others,
     Threads,
     Thresholds,
     one_of,
@@ -62,6 +63,7 @@ def tune(
     confidence: Confidence = None,
     factor: Factor = None,
     nms: Nms = None,
+    set_: Others = None,
     backend: Backend = "auto",
     threads: Threads = 1,
     json: JsonFile = None,
@@ -90,7 +92,7 @@ def tune(
             backend=backend,
             threads=threads,
             progress=progress,
-            **settings_of(min_face, thresholds, confidence, factor, nms),
+            **settings_of(min_face, thresholds, confidence, factor, nms, set_),
         )
     if json:
         write({"model": model} | tuned.to_dict(), json)

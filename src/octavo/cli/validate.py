@@ -15,6 +15,7 @@ from octavo.cli.options import (
     JsonFile,
     MinFace,
     Nms,
+    Others,
     Threads,
     Thresholds,
     settings_of,
@@ -55,6 +56,7 @@ def validate(
     confidence: Confidence = None,
     factor: Factor = None,
     nms: Nms = None,
+    set_: Others = None,
     backend: Annotated[
         str, typer.Option(help="auto (the INT8 model's), onnxruntime, openvino, torch, or several: a,b.")
     ] = "auto",
@@ -87,7 +89,7 @@ def validate(
                 timed_images=timed_images,
                 repeats=repeats,
                 progress=progress,
-                **settings_of(min_face, thresholds, confidence, factor, nms),
+                **settings_of(min_face, thresholds, confidence, factor, nms, set_),
             )
         checks = found.against(bounds)
         results.append(found.to_dict() | {"checks": [vars(c) | {"passed": c.passed} for c in checks]})

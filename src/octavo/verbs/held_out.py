@@ -22,6 +22,7 @@ def held_out_ap(
     """AP of the modules as they stand at each call, on images that no training has seen, and no val image."""
     import numpy as np
 
+    from octavo.data.split import is_held_out
     from octavo.data.widerface import read
     from octavo.evaluate.events import by_event
     from octavo.images import read as read_image
@@ -29,7 +30,6 @@ def held_out_ap(
 
     stages = recipe(info["variant"]).stages.values()
     share = min(stage.sampling.held_out for stage in stages)
-    is_held_out = part(info["family"], "data").is_held_out
     held_out = [entry for entry in read(data, "train") if is_held_out(entry, share)]
     order = np.random.default_rng(0).permutation(len(held_out))[:images]
     entries = [held_out[i] for i in sorted(order.tolist())]

@@ -51,6 +51,8 @@ class Settings:
     most: int = 750
 
     def __post_init__(self) -> None:
+        if isinstance(self.nms, (tuple, list)) and len(self.nms) == 1:  # as the command line gives it
+            object.__setattr__(self, "nms", self.nms[0])
         for name in ("confidence", "nms"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a number from 0 to 1, not {getattr(self, name)}")

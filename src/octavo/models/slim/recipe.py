@@ -54,10 +54,13 @@ class Stage:
     weights: Weights = Weights()
 
 
+QAT = Qat()
+
+
 @dataclass(frozen=True)
 class Recipe:
     stages: dict[str, Stage]
-    qat: Qat = Qat()
+    qat: Qat = QAT
     settings: dict[str, float] = field(default_factory=dict)
     float_layers: tuple[str, ...] = ()  # patterns of layers that stay in float when quantized
 
