@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # What the levels that train change in the recipe's `qat`. 3: a tenth of the float schedule (FACTS.md, section 4)
 # and the float network's outputs instead of labels. 4: the float schedule again, StatAssist for its first tenth.
 TRAINING = {
-    3: ("qat.labels=0", "qat.outputs=1"),
+    3: ("qat.outputs=1", "qat.labels=0"),
     4: ("qat.epochs=1", "qat.assist=0.1", "qat.boost=corrected"),
 }
 SYNTHETIC = 8  # images in a batch
