@@ -46,9 +46,13 @@ class Tuned:
     written: Path | None  # None: a dry run
 
     def to_dict(self) -> dict[str, Any]:
+        # AP is of the low last threshold that it was measured with, the others are of what is reported.
+        measured = ("ap",) if self.record["by"] == "ap" else ("precision", "recall", "f1")
+
         def row(point: Point) -> dict[str, Any]:
             place = {axis.label: axis.of(point.settings) for axis in self.values}
-            return place | _said(point) | {"score": point.score}
+            numbers = {name: getattr(point.scores, name) for name in measured}
+            return place | numbers | {"score": point.score, "seen": point.seen}
 
         return {
             "tuned": self.record,
