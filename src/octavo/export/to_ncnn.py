@@ -24,6 +24,7 @@ import copy
 import struct
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -273,7 +274,9 @@ def translated(network: nn.Module, example: Tensor, dynamic: Mapping[int, str]) 
     other = [side + 64 * (axis in dynamic and axis > 1) for axis, side in enumerate(shape)]
     with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
         source = Path(temporary) / "network.pt"
-        torch.jit.trace(network.eval(), torch.zeros(shape), check_trace=False).save(str(source))
+        with warnings.catch_warnings():  # TorchScript is deprecated, and what pnnx reads
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.jit.trace(network.eval(), torch.zeros(shape), check_trace=False).save(str(source))
         shapes = [f"inputshape={shape}f32".replace(" ", "")]
         if other != shape:
             shapes.append(f"inputshape2={other}f32".replace(" ", ""))

@@ -12,7 +12,7 @@ class Sampling:
     """Which pictures the network learns from: square windows of photographs, of `size` pixels once scaled."""
 
     # Side of the pictures of a batch, drawn for each batch; the published weights were trained at 300.
-    sizes: tuple[int, ...] = (256, 320, 384)
+    sizes: tuple[int, ...] = (256, 320)
     # Pixels of the picture to one of the photograph, drawn evenly on a logarithmic scale: around 1, since
     # photographs are looked at in their own size.
     zoom: tuple[float, float] = (0.6, 2.5)
