@@ -15,10 +15,9 @@ from typing import Any
 import common
 
 from octavo import verbs
-from octavo.data.widerface import Entry, read
+from octavo.data.widerface import read
 from octavo.evaluate import record
-from octavo.evaluate.events import align
-from octavo.outputs import Detections
+from octavo.evaluate.events import align, reported
 
 MIN_FACE = (12, 20, 40, 80)
 # As AP is measured; as the embedded models are set; as the paper's code runs; strict.
@@ -59,7 +58,7 @@ def main() -> None:
             **settings,
         )
         ap = common.ap(entries, found)
-        precision, recall = reported(entries, found)
+        precision, recall = reported(align(entries, found))
         row = record.append(
             file,
             {
@@ -75,17 +74,6 @@ def main() -> None:
         print(
             *(f"{name} {row[name]}" for name in ("min face", "thresholds", "all", "recall", "ms")), flush=True
         )
-
-
-def reported(entries: list[Entry], found: dict[str, Detections]) -> tuple[float, float]:
-    """Precision and recall of all detections taken together; those on invalid faces count for neither."""
-    pairs = align(entries, found)
-    looking = pairs.matches.face >= 0
-    right = pairs.matches.first.copy()
-    right[looking] &= pairs.valid[pairs.matches.face[looking]]
-    judged = ~looking
-    judged[looking] = pairs.valid[pairs.matches.face[looking]]
-    return right.sum() / max(judged.sum(), 1), right.sum() / pairs.valid.sum()
 
 
 if __name__ == "__main__":

@@ -148,6 +148,18 @@ def test_wrong_settings_are_said_before_anything_long_begins(annotated: Path) ->
         verbs.validate(FLOAT, INT8, annotated, **QUICK, stride=2)
 
 
+def test_photographs_without_faces_are_no_proof(annotated: Path, tmp_path: Path) -> None:
+    """Said before the models have looked at all of them."""
+    (tmp_path / "wider_face_split").mkdir()
+    (tmp_path / "WIDER_val").symlink_to(annotated / "WIDER_val")
+    source = annotated / "wider_face_split" / "wider_face_val_bbx_gt.txt"
+    names = [line for line in source.read_text().splitlines() if "--" in line]
+    empty = "".join(f"{name}\n0\n0 0 0 0 0 0 0 0 0 0\n" for name in names)
+    (tmp_path / "wider_face_split" / source.name).write_text(empty)
+    with pytest.raises(ValueError, match="has no valid face"):
+        verbs.validate(FLOAT, INT8, tmp_path, **QUICK)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

@@ -7,6 +7,10 @@ A family answers five questions and nothing else knows it:
     data.py     train_set(...), calibration_batches(...)
     predict.py  Settings, MEASURING, predict(image, run, settings)              (no torch)
     recipe.py   RECIPES: variant -> numbers                                     (no torch)
+
+One that finds its settings without running its networks again has also:
+
+    tune.py     AXES, trace(image, run, wanted), replay(trace, settings)        (no torch)
 """
 
 from __future__ import annotations

@@ -163,6 +163,10 @@ def validate(
     for model in models:
         model.settings(**settings)  # wrong ones are said before anything long begins
     entries = read(data, split)
+    if all(entry.invalid.all() for entry in entries):
+        raise ValueError(
+            f"the split {split!r} of {data} has no valid face: there is nothing to measure accuracy on"
+        )
 
     def told(what: str) -> Progress | None:
         return partial(progress, what) if progress else None
