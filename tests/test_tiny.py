@@ -143,6 +143,13 @@ def test_every_verb_in_turn(octavo: Callable[..., str], data: Path, tmp_path: Pa
     assert measured["faces"] == 8
     assert len(list((tmp_path / "wider").rglob("*.txt"))) == 4
 
+    chosen = ("--by", "f1", "--share", "0.4", "--steps", "2", "--nms-span", "0")
+    tuned = json.loads(octavo("tune", quantized, "--data", data, *chosen, "--json"))
+    assert folder.read_info(quantized)["tuned"] == tuned["tuned"]
+    assert folder.read_info(quantized)["settings"] == tuned["settings"]
+
+    assert validate(trained, quantized, data, tmp_path)["agreement"]["images"] == 4
+
     timed = json.loads(
         octavo("bench", trained, quantized, "--size", "96x64", "--json", "--repeats", "2", "--no-memory")
     )
@@ -153,6 +160,17 @@ def evaluate(octavo: Callable[..., str], model: Path, data: Path, tmp_path: Path
     file = tmp_path / "val.json"
     octavo("evaluate", model, "--data", data, "--save-predictions", tmp_path / "wider", "--json", file)
     return json.loads(file.read_text())
+
+
+def validate(trained: Path, quantized: Path, data: Path, tmp_path: Path) -> dict[str, Any]:
+    """Passed or not: two steps of training may find nothing that could be kept."""
+    file = tmp_path / "validate.json"
+    words = ["validate", trained, quantized, "--data", data, "--timed-images", "1", "--repeats", "1"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*map(str, words), "--json", str(file)])
+    told = json.loads(file.read_text())
+    assert stopped.value.code == (0 if told["passed"] else 1)
+    return told["results"][0]
 
 
 def test_training_goes_on_where_it_stopped(octavo: Callable[..., str], data: Path, tmp_path: Path) -> None:
