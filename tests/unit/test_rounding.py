@@ -53,6 +53,22 @@ def test_a_network_computes_better_on_new_images() -> None:
         assert torch.allclose(layer.weight_grid(layer.weight), layer.weight, atol=1e-6)
 
 
+def test_dead_channels_and_flat_images() -> None:
+    """No variance in what is seen, none in some outputs: nothing to learn from, and nothing may break."""
+    net = network()
+    with torch.no_grad():
+        net[0].weight[2] = 0  # type: ignore[union-attr,index]
+        net[4].weight[5] = 0  # type: ignore[union-attr,index]
+    flat = torch.full((8, 3, 12, 12), 0.7)
+    model = prepare(net, FOUR_BITS)
+    calibrate(model, [flat])
+    learn_rounding(model, net, [flat])
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert error(net, model, correlated(64, 3, 12, 12)) < 1e3
+    with torch.no_grad():
+        assert torch.allclose(model(flat), net(flat), atol=0.05 * float(net(flat).abs().max()))
+
+
 @pytest.mark.parametrize(
     "grid", [Grid(4), Grid(3, granularity="group", group=6), Grid(8, granularity="channel")]
 )

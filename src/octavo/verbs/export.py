@@ -42,7 +42,8 @@ def export(
     A quantized model has its target already; another one is an error. For target cpu, unless `lower` is
     False, NAME.RUNTIME.onnx is written too where rewrites make a runtime faster (octavo.lower). Compared,
     with ONNX Runtime, is what the networks see of `images`, by default the sample photographs. half: a float
-    model's files compute in float16, half as large (quantize.dynamic.half); they need a folder of their own.
+    model's files compute in float16, half as large (quantize.dynamic.half), and are compared with the float32
+    network; they need a folder of their own.
     Returns the folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
     """
     torch = need_torch()
@@ -50,6 +51,7 @@ def export(
     from octavo.export import parity
     from octavo.lower import REWRITES
     from octavo.lower import write as write_lowered
+    from octavo.quantize.dynamic import half as halved
 
     path = folder.find(model)
     info = folder.read_info(path)
@@ -69,9 +71,6 @@ def export(
     networks = part(info["family"], "recipe").NETWORKS
     seen = seen_by(load(path, "torch"), [Path(p) for i in images for p in images_at(i)] or samples())
     if half:
-        from octavo.quantize.dynamic import half as halved
-
-        modules = {name: halved(module) for name, module in modules.items()}
         info |= {"precision": "half"}
     out_path = Path(out or path)
     parities, lowered = {}, {}
@@ -80,7 +79,7 @@ def export(
         for name, module in modules.items():
             like = networks[name]
             write(
-                module,
+                halved(module) if half else module,
                 stage / f"{name}.onnx",
                 torch.zeros(like.shape),
                 target=info["target"],
