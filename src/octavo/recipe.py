@@ -84,8 +84,8 @@ class Qat:
             )
         if self.boost not in ("", "corrected", "compat"):
             raise ValueError(f"qat.boost is corrected, compat or empty, not {self.boost!r}")
-        if min(self.labels, self.outputs, self.layers) < 0 or not self.labels + self.outputs + self.layers:
-            raise ValueError("qat.labels, qat.outputs and qat.layers are weights: none below 0, one above it")
+        if min(self.labels, self.outputs, self.layers) < 0:
+            raise ValueError("qat.labels, qat.outputs and qat.layers are weights: none is below 0")
 
     def schedule(self, usual: Schedule) -> Schedule:
         """The float schedule, shortened. Weights are not averaged: the average would mix grids of other steps."""

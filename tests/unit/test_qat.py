@@ -235,6 +235,11 @@ def test_what_cannot_be_trained(make: Callable[[], nn.Module], message: str) -> 
         qat.begin(make(), loss, Qat(), 10)
 
 
+def test_something_must_be_learned_from() -> None:
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        qat.begin(quantized(), loss, Qat(labels=0.0), 10)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -86,6 +86,10 @@ def begin(model: nn.Module, loss: Loss, options: Options, steps: int) -> Plan:
     waiting = [name for name, grid in grids(model).items() if not grid.ready]
     if waiting:
         raise ValueError(f"{waiting[0]} has no range yet: calibrate the model before it is trained")
+    if not options.labels + options.outputs + options.layers:
+        raise ValueError(
+            "nothing to learn from: one of qat.labels, qat.outputs and qat.layers must be above 0"
+        )
     plan = Plan(model, loss)
     if options.outputs or options.layers or options.labels != 1:
         plan.loss = _distilled(plan, loss, options)
