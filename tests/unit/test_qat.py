@@ -247,7 +247,6 @@ def test_something_must_be_learned_from() -> None:
         {"ranges": 1.5},
         {"boost": "strong"},
         {"learned": True, "ranges": 0.5},
-        {"labels": 0.0},
         {"layers": -1.0},
     ],
     ids=str,
