@@ -6,7 +6,7 @@
 #
 #   VARIANT=slim            or rfb                        PRECISION=bf16-mixed    of float training (32-true)
 #   SET="stages.detector.schedule.epochs=4 ..."           any numbers of the recipe (octavo recipe slim lists them)
-#   CALIBRATOR=percentile   how INT8 ranges are chosen    IMAGES=128       photographs to calibrate with
+#   CALIBRATOR=max          how INT8 ranges are chosen    IMAGES=128       photographs to calibrate with
 #   BACKENDS=onnxruntime,openvino                         what to evaluate and bench in
 #   OCTAVO=octavo           the command
 set -euo pipefail
@@ -37,8 +37,8 @@ run "${octavo[@]}" train "$out/imported" --data "$data" --out "$out/float" \
     --precision "${PRECISION:-bf16-mixed}" "${changes[@]}"
 run "${octavo[@]}" export "$out/float"
 for target in cpu arm; do
-    run "${octavo[@]}" quantize "$out/float" --data "$data" --target "$target" --out "$out/ptq-$target" \
-        --calibrator "${CALIBRATOR:-percentile}" --images "${IMAGES:-128}"
+    run "${octavo[@]}" quantize "$out/float" --data "$data" --target "$target" --out "$out/ptq-$target" --equalize \
+        --calibrator "${CALIBRATOR:-max}" --images "${IMAGES:-128}"
     run "${octavo[@]}" train "$out/ptq-$target" --data "$data" --out "$out/int8-$target" "${changes[@]}"
 done
 run "${octavo[@]}" export "$out/int8-cpu"
