@@ -157,6 +157,14 @@ def test_every_verb_in_turn(
     )
     assert timed
 
+    page = tmp_path / "report.html"
+    quick = ("--size", "96x64", "--repeats", "1", "--images", "2", "--no-layers", "--json")
+    shown = ("--data", data, "--pictures", photos / EVENTS[0])
+    told = json.loads(octavo("report", trained, quantized, *shown, "--out", page, *quick))
+    assert {n["label"] for n in told["numbers"]} == {"tiny", "tiny-int8"}
+    assert {"Average precision", "Latency by stage"} <= {n["section"] for n in told["numbers"]}
+    assert page.read_text().count('src="data:image/jpeg') == 4  # two photographs by two models
+
 
 def evaluate(octavo: Callable[..., str], model: Path, data: Path, tmp_path: Path) -> dict[str, Any]:
     file = tmp_path / "val.json"
