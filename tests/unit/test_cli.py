@@ -120,10 +120,10 @@ def lines(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_every_help_ends_with_two_examples_that_parse(octavo: Octavo, name: str) -> None:
+def test_every_help_ends_with_two_examples_or_more(octavo: Octavo, name: str) -> None:
     shown = octavo(name, "--help")
     assert shown.code == 0
-    assert shown.out.rstrip().count(f"\n octavo {name} ") == 2
+    assert shown.out.rstrip().count(f"\n octavo {name} ") >= 2
     assert shown.out.rindex(f"octavo {name} ") > shown.out.rindex("--help")
 
 
