@@ -1,7 +1,7 @@
 """Photographs decoded once and kept on disk as pixels, which training maps into memory.
 
-Decoding a JPEG takes longer than a small network needs to learn from it; of mapped pixels the system keeps in
-memory what is used. One flat uint8 file holds them all, an index their places.
+A small network should not wait for the same JPEGs to be decoded in every epoch; of mapped pixels the system keeps
+in memory what is used. One flat uint8 file holds them all, an index their places.
 """
 
 from __future__ import annotations
