@@ -108,13 +108,10 @@ def report(
 
 
 def _print_report(made: Report) -> None:
-    from octavo.evaluate.report.numbers import ALL, HEADLINES
-
     cells: dict[str, dict[str, str]] = {}
-    for n in made.numbers:
-        if n.measure in HEADLINES:
-            what = n.section if n.measure == ALL else ", ".join(filter(None, (n.measure, n.unit)))
-            cells.setdefault(what, {})[n.label] = f"{n.text}  {n.change_text}".rstrip()
+    for n in made.headlines:
+        what = n.section if n.measure == "all" else ", ".join(filter(None, (n.measure, n.unit)))
+        cells.setdefault(what, {})[n.label] = f"{n.text}  {n.change_text}".rstrip()
     labels = [candidate.label for candidate in made.candidates]
     print_table(("measure", *labels), ((what, *map(of.get, labels)) for what, of in cells.items()))
     print(f"Written: {made.html}, {made.csv}")

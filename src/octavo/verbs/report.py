@@ -249,7 +249,7 @@ def _notes(
     if images:
         yield f"Accuracy was measured on {records[0]['images']} images only: small differences say nothing."
     if load and load > threads + 0.5:  # more than what the report itself did
-        yield f"The machine was busy while times were taken (load {load:.1f}): trust their ratios, not the times."
+        yield f"The machine was busy while times were taken (load {load:.1f}): take them again on a quiet one."
     for one, record in zip(opened, records, strict=True):
         if errors := record.get("errors"):
             name, error = next(iter(errors.items()))

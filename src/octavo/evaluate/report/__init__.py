@@ -73,6 +73,13 @@ class Report:
 
         return numbers(self.candidates, self.sensitivity)
 
+    @property
+    def headlines(self) -> list[Number]:
+        """The few numbers that say how a model compares: each measure over everything, then what it costs."""
+        from octavo.evaluate.report.numbers import HEADLINES
+
+        return [number for number in self.numbers if number.measure in HEADLINES]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: all numbers, and where they come from."""
         from dataclasses import asdict

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.evaluate import charts
 from octavo.evaluate.report import Candidate, Report
-from octavo.evaluate.report.numbers import ALL, HEADLINES, SIZES, SQNR, STAGES, Number, exact
+from octavo.evaluate.report.numbers import ALL, SIZES, SQNR, STAGES, Number, exact
 from octavo.folder import FolderError, atomic, to_json
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def render(report: Report) -> str:
         candidates=candidates,
         others=_others(candidates),
         styles=charts.SERIES,
-        headlines=[list(headlines(c, numbers)) for c in candidates],
+        headlines=[[n for n in report.headlines if n.label == c.label] for c in candidates],
         summary=_tables(numbers, lambda section: section not in BENEATH),
         curves=dict(_curves(candidates)),
         sizes=_tables(numbers, SIZES.title.__eq__),
@@ -117,15 +117,6 @@ def _tables(numbers: Sequence[Number], wanted: Callable[[str], bool]) -> Table:
             of_section = out.setdefault(number.section, {})
             of_section.setdefault(number.measure, {})[number.label] = number
     return out
-
-
-def headlines(candidate: Candidate, numbers: Sequence[Number]) -> Iterator[Number]:
-    """The few numbers that say how a model compares: each measure over everything, then what it costs."""
-    return (
-        n
-        for n in numbers
-        if n.label == candidate.label and n.measure in HEADLINES and n.section not in BENEATH
-    )
 
 
 def _bars(candidates: Sequence[Candidate]) -> dict[str, list[tuple[str, float, str]]]:
