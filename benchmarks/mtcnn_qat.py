@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-import torch
 
 from octavo import verbs
 from octavo.evaluate import record
@@ -56,7 +55,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300, help="of each network [300]")
     options = parser.parse_args()
-    torch.set_num_threads(2)
     file = options.out / "mtcnn_qat.csv"
     info = read_info(options.model)
     origin = {
