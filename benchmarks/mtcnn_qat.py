@@ -57,12 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     file = options.out / "mtcnn_qat.csv"
     info = read_info(options.model)
-    origin = {
-        "model": info["variant"],
-        "data": options.data.name,
-        "split": "val",
-        "weights": common.weights(options.model),
-    }
+    origin = {"model": info["variant"], "data": options.data.name, "split": "val"}
+    weights = common.weights(options.model)
     recipe = verbs.recipe(info["variant"])
     held_out, val = common.splits(options.data, recipe)
     with tempfile.TemporaryDirectory() as temporary:
@@ -71,6 +67,7 @@ def main() -> None:
             for seed in range(options.seeds) if METHODS[method] else [0]:
                 is_float = method.startswith("float") and not (METHODS[method] or Qat()).outputs
                 key = {
+                    "weights": weights,
                     "target": "" if is_float else options.target,
                     "method": method,
                     "seed": seed,
