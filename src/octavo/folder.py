@@ -22,7 +22,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -50,6 +50,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "calibration": (dict,),
     "metrics": (dict,),
     "tuned": (dict,),
+    "history": (list,),  # command, commit, created of each step that led here, the first first
     "data": (str, dict, list),
     "commit": (str,),
     "command": (str,),
@@ -170,7 +171,7 @@ def digest(path: str | os.PathLike[str]) -> str:
 def provenance(command: str | None = None) -> dict[str, str | None]:
     """Where a result comes from: commit of this checkout (or None), command, UTC time, version.
 
-    To be merged into model.json: `info | provenance()`. `-dirty` marks tracked files changed since.
+    `-dirty` marks tracked files changed since.
     """
     from octavo import __version__
 
@@ -180,6 +181,17 @@ def provenance(command: str | None = None) -> dict[str, str | None]:
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "octavo": __version__,
     }
+
+
+def continued(info: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """The model.json of what was made from the model with this `info`, now; its `history` has the steps before."""
+    now, history = provenance(), list(info.get("history", ()))
+    if info.get("command") not in (
+        None,
+        now["command"],
+    ):  # the same step once more takes the place of the last
+        history.append({name: info.get(name) for name in ("command", "commit", "created")})
+    return dict(info) | changes | {"history": history} | now
 
 
 @contextmanager

@@ -235,3 +235,16 @@ def test_did_you_mean() -> None:
     assert folder.did_you_mean("onnx", ["openvino", "onnxruntime"]) == " Did you mean onnxruntime?"
     assert folder.did_you_mean("", ["predict"]) == ""
     assert folder.did_you_mean("zzz", ["predict", "evaluate"]) == ""
+
+
+def test_history_tells_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, quantize, export, export again: the last command is the folder's own, those before are its history."""
+    info = GOOD
+    for command in ("train x", "quantize x", "export y", "export y"):
+        monkeypatch.setattr("sys.argv", ["octavo", *command.split()])
+        info = folder.continued(info, data=command)
+    folder.write_info(tmp_path, info)
+    info = folder.read_info(tmp_path)
+    assert [step["command"] for step in info["history"]] == ["octavo train x", "octavo quantize x"]
+    assert (info["command"], info["data"]) == ("octavo export y", "export y")
+    assert all(step["created"] for step in info["history"])

@@ -53,7 +53,7 @@ def convert(
                 outputs=like.outputs,
                 preprocessing=info["preprocessing"],
             )
-        folder.write_info(stage, info | folder.provenance())
+        folder.write_info(stage, folder.continued(info))
     parities: dict[str, Parity] = {}
     if to in run.available():
         seen = seen_by(load(path, "torch"), [Path(p) for i in images for p in images_at(i)] or samples())

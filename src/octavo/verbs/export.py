@@ -97,7 +97,7 @@ def export(
                 if done := write_lowered(stage / f"{name}.onnx", runtime, like.multiple):
                     form = f"{name}.{runtime}"
                     lowered[form] = Lowered(tuple(done), check(stage / f"{form}.onnx"))
-        folder.write_info(stage, info | folder.provenance())
+        folder.write_info(stage, folder.continued(info))
     for name in modules:
         for path in folder.forms(out_path / f"{name}.onnx"):
             if path.stem not in lowered:  # of an earlier export

@@ -138,7 +138,7 @@ def _calibrated(
             "calibration": calibration,
             "metrics": {},
         }
-        folder.write_info(stage, info | changed | folder.provenance())
+        folder.write_info(stage, folder.continued(info, **changed))
     return out
 
 

@@ -156,5 +156,5 @@ def _write_mixed(info: dict[str, Any], modules: Mapping[str, Any], kept: Iterabl
             mixed = prepare(fresh, scheme_for(scheme, name))
             transfer(modules[name], mixed)
             save_module(mixed, stage / f"{name}.pt")
-        folder.write_info(stage, info | {"scheme": scheme.to_dict(), "metrics": {}} | folder.provenance())
+        folder.write_info(stage, folder.continued(info, scheme=scheme.to_dict(), metrics={}))
     return out

@@ -12,7 +12,7 @@ from octavo.folder import UnknownName, did_you_mean
 from octavo.models import load_modules, part, save_module, train_stages
 from octavo.recipe import to_dict
 from octavo.verbs.extras import need_torch
-from octavo.verbs.float_model import float_info, in_runtime
+from octavo.verbs.float_model import PREPROCESSING, float_info, in_runtime
 from octavo.verbs.recipe import recipe, start_of
 from octavo.verbs.signatures import PathLike, TrainingProgress
 
@@ -51,15 +51,14 @@ def train(
     if start.folder:
         modules = load_modules(start.folder)
         origin = " ".join(folder.digest(start.folder / f"{name}.pt")[:12] for name in modules)
-        info = dict(start.info) | {"data": str(data), "metrics": {}}
     else:
         modules, origin = part(start.family, "net").build(start.variant), ""
-        info = float_info(start.variant, list(modules), chosen, str(data))
     folder.write_json(out / "recipe.json", {"variant": start.variant, "from": origin} | to_dict(chosen))
     for name, module in modules.items() if start.folder else ():
         if not (out / f"{name}.pt").is_file():  # one that isn't trained stays what it was
             save_module(module, out / f"{name}.pt")
-    networks, preprocessing = part(start.family, "recipe").NETWORKS, info["preprocessing"]
+    networks = part(start.family, "recipe").NETWORKS
+    preprocessing = start.info.get("preprocessing", PREPROCESSING)
     train_stages(
         start.family,
         modules,
@@ -75,5 +74,9 @@ def train(
     )
     if not all((out / f"{name}.pt").is_file() for name in modules):
         return None
-    folder.write_info(out, info | folder.provenance())
+    if start.folder:
+        info = folder.continued(start.info, data=str(data), metrics={})
+    else:
+        info = float_info(start.variant, list(modules), chosen, str(data))
+    folder.write_info(out, info)
     return out
