@@ -300,7 +300,9 @@ def test_a_process_that_dies_is_an_error_that_says_where() -> None:
     items = ["0", "1", "__import__('os').kill(__import__('os').getpid(), 9)", *["3"] * 20]
     results = workers.in_order(CALC, items, 1, lambda item: f"<{item[:14]}>")
     assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(workers.WorkerDied, match=r"died .* at one of: <__import__\('os>, <3>, <3> and 1 more.*kept"):
+    with pytest.raises(
+        workers.WorkerDied, match=r"died .* at one of: <__import__\('os>, <3>, <3> and 1 more.*kept"
+    ):
         list(results)
 
 

@@ -136,7 +136,8 @@ def test_broken_marks(tables: ModuleType, tmp_path: Path, text: str, message: st
 
 
 @pytest.mark.parametrize(
-    "name", ["accuracy", "sizes", "settings", "calibrators", "weights", "levels", "speed", "memory", "evaluator"]
+    "name",
+    ["accuracy", "sizes", "settings", "calibrators", "weights", "levels", "speed", "memory", "evaluator"],
 )
 def test_tables_of_the_results(tables: ModuleType, name: str) -> None:
     file = ROOT / "results" / tables.TABLES[name].file
