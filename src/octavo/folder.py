@@ -185,7 +185,7 @@ def provenance(command: str | None = None) -> dict[str, str | None]:
 
 def continued(info: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """The model.json of what was made from the model with this `info`, now; its `history` has the steps before."""
-    now, history = provenance(), list(info.get("history", ()))
+    now, history = provenance(), list(info.get("history") or ())
     if info.get("command") not in (
         None,
         now["command"],

@@ -239,7 +239,8 @@ def test_did_you_mean() -> None:
 
 def test_history_tells_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train, quantize, export, export again: the last command is the folder's own, those before are its history."""
-    info = GOOD
+    folder.write_info(tmp_path, GOOD)
+    info = folder.read_info(tmp_path)
     for command in ("train x", "quantize x", "export y", "export y"):
         monkeypatch.setattr("sys.argv", ["octavo", *command.split()])
         info = folder.continued(info, data=command)
