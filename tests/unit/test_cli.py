@@ -364,10 +364,14 @@ def test_a_stopped_run_keeps_what_is_done_and_goes_on(
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
     stop: Callable[[], None],
 ) -> None:
     from octavo.models.mtcnn import predict
 
+    # A shell starts background jobs, as CI may, with Ctrl-C ignored; Python then leaves it so.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     seen = 0
 
     def stopped_at_the_second(image: np.ndarray, run: object, settings: object) -> Detections:

@@ -175,7 +175,7 @@ def test_photographs_without_faces_are_no_proof(annotated: Path, tmp_path: Path)
 def test_on_the_command_line(
     words: list[str], code: int, says: str, annotated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = ["--backend", "onnxruntime", "--timed-images", "1", "--repeats", "1", "--min-face", "60"]
+    quick = ["--backend", "onnxruntime", "--timed-images", "1", "--repeats", "1", "--min-face", "20"]
     with pytest.raises(SystemExit) as stopped:
         cli.main(["validate", FLOAT, INT8, "--data", str(annotated), *quick, *words, "--json"])
     printed = capsys.readouterr()
