@@ -186,10 +186,8 @@ def provenance(command: str | None = None) -> dict[str, str | None]:
 def continued(info: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """The model.json of what was made from the model with this `info`, now; its `history` has the steps before."""
     now, history = provenance(), list(info.get("history") or ())
-    if info.get("command") not in (
-        None,
-        now["command"],
-    ):  # the same step once more takes the place of the last
+    # The same step once more takes the place of the last.
+    if info.get("command") not in (None, now["command"]):
         history.append({name: info.get(name) for name in ("command", "commit", "created")})
     return dict(info) | changes | {"history": history} | now
 
