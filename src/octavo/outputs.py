@@ -12,16 +12,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import cv2
 import numpy as np
 
 from octavo import images
 from octavo.folder import atomic
+
+
+class Output(Protocol):
+    """What a model says of one image, whatever it is for: a frozen dataclass with an `image` to draw on."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def image(self) -> np.ndarray | None: ...
+    def lines(self) -> list[str]: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def draw(self, image: Any = None) -> np.ndarray: ...
+    def save(self, path: str | Path, image: Any = None) -> None: ...
+    def shrunk(self, longest: int) -> Output: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +105,20 @@ class Detections:
 
     # As a picture
 
+    def shrunk(self, longest: int) -> Detections:
+        """With an image whose sides are at most so many pixels: lines and letters drawn on it keep their width."""
+        assert self.image is not None
+        scale = min(1.0, longest / max(self.image.shape[:2]))
+        height, width = (max(1, round(side * scale)) for side in self.image.shape[:2])
+        return replace(
+            self,
+            xyxy=self.xyxy * np.float32(scale),
+            keypoints=None if self.keypoints is None else self.keypoints * np.float32(scale),
+            image=cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
+            if scale < 1
+            else self.image,
+        )
+
     def draw(self, image: Any = None) -> np.ndarray:
         """(h, w, 3) uint8 RGB: a copy of the image with boxes, keypoints and confidences.
 
@@ -122,6 +150,16 @@ class Detections:
             temporary.write_bytes(data.tobytes())
 
     # As text
+
+    def lines(self) -> list[str]:
+        """For people: how many were found, then a line for each."""
+        return [
+            f"{len(self)} found",
+            *(
+                f"{confidence:.3f}  " + " ".join(f"{v:7.1f}" for v in xyxy)
+                for xyxy, confidence in zip(self.xyxy, self.confidence, strict=True)
+            ),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists. `keypoints` is None for a model without."""

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -134,15 +135,15 @@ def test_sensitivity_finds_and_writes_a_mixed_model(
 def test_by_ap_is_of_held_out_images_with_the_other_networks_in_float(
     model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from octavo.evaluate import events
+    from octavo.evaluate import faces
 
     seen: list[str] = []
 
-    def confidence(entries: Sequence[Entry], found: Mapping[str, Detections]) -> dict[str, float]:
+    def confidence(entries: Sequence[Entry], found: Mapping[str, Detections]) -> dict[str, Any]:
         seen.extend(entry.name for entry in entries)
-        return {"all": float(np.mean([d.confidence.sum() for d in found.values()]))}
+        return {"ap": {"all": float(np.mean([d.confidence.sum() for d in found.values()]))}}
 
-    monkeypatch.setattr(events, "by_event", confidence)
+    monkeypatch.setattr(faces, "measure", confidence)
     steps: list[str] = []
     result = verbs.sensitivity(
         model, data, by="ap", images=2, budget=1.0, progress=lambda what, done, total: steps.append(what)

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-from octavo.evaluate import charts
+from octavo.evaluate import agreement, charts
 from octavo.evaluate.report import Candidate, Part, Picture, Report, page
 from octavo.evaluate.report.numbers import Number, numbers, write_csv
 from octavo.evaluate.report.pictures import LONGEST, picture
@@ -245,7 +245,7 @@ def test_exact_layers_are_said_to_be(tmp_path: Path) -> None:
 def test_pictures_are_reduced_before_they_are_drawn() -> None:
     image = np.zeros((2 * LONGEST, 1000, 3), np.uint8)
     faces = Detections([[100, 100, 300, 300], [500, 500, 700, 700]], [0.9, 0.8], [0, 0], image=image)
-    made = picture("x.jpg", [faces, faces[:1], Detections.empty(image=image)])
+    made = picture("x.jpg", [faces, faces[:1], Detections.empty(image=image)], agreement.measure)
     assert [drawn.shape for drawn in made.drawn] == [(LONGEST, 500, 3)] * 3
     assert made.drawn[0][50:150, 45:55].any()  # the first box, at half its place
     assert not made.drawn[2].any()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from octavo import cli, folder, verbs
+from octavo.verbs import tunable
 
 SMALL: dict[str, Any] = {"share": 1.0, "steps": 2, "span": 0.1, "backend": "onnxruntime"}
 
@@ -54,7 +54,7 @@ def test_a_family_that_cannot_replay_finds_the_same(
 ) -> None:
     options: dict[str, Any] = {"by": "f1", "dry_run": True, "nms_span": 0, "min_face": 40} | SMALL
     replayed = verbs.tune(model, annotated, **options)
-    monkeypatch.setattr(sys.modules["octavo.verbs.tune"], "_replays", lambda family: False)
+    monkeypatch.setattr(tunable, "replays", lambda family: False)
     rerun = verbs.tune(model, annotated, **options)
     assert [axis.label for axis in rerun.values] == [
         "thresholds 1",

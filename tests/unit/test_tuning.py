@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from octavo.data.widerface import Entry
-from octavo.evaluate.tuning import Axis, Point, Scores, Search, axes_of, choose, scores, search
+from octavo.evaluate.events import scores
+from octavo.evaluate.tuning import Axis, Point, Scores, Search, axes_of, choose, search
 from octavo.outputs import Detections
 
 FIRST, LAST = Axis("first", "thresholds", 0), Axis("last", "thresholds", 1, reports=True)

@@ -71,44 +71,45 @@ def evaluate(
             raise typer.BadParameter(
                 "goes with --ground-truth, without MODEL, --data and --chart", param_hint="--predictions"
             )
-        result: dict[str, Any] = verbs.judge(predictions, ground_truth)
-    elif model and data:
-        with progress_bar("Evaluating") as progress:
-            result = verbs.evaluate(
-                model,
-                data,
-                split=split,
-                images=images,
-                chart=chart,
-                ground_truth=ground_truth,
-                save_predictions=save_predictions,
-                backend=backend,
-                threads=threads,
-                progress=progress,
-                **settings_of(min_face, thresholds, confidence, factor, nms, set_),
-            )
-    else:
+        judged = verbs.judge(predictions, ground_truth)
+        if json:
+            write(judged, json)
+        if json != "-":
+            print_table(("WIDER FACE", "AP"), judged.items())
+        return
+    if not (model and data):
         raise typer.BadParameter("give MODEL and --data, or --predictions and --ground-truth")
+    with progress_bar("Evaluating") as progress:
+        result = verbs.evaluate(
+            model,
+            data,
+            split=split,
+            images=images,
+            chart=chart,
+            ground_truth=ground_truth,
+            save_predictions=save_predictions,
+            backend=backend,
+            threads=threads,
+            progress=progress,
+            **settings_of(min_face, thresholds, confidence, factor, nms, set_),
+        )
     if json:
         write(result, json)
     if json != "-":
         _print_evaluation(result)
-    if result.get("errors"):
-        for name, error in result["errors"].items():
-            tell(f"Error: {name}: {error}")
+    for name, error in result["errors"].items():
+        tell(f"Error: {name}: {error}")
+    if result["errors"]:
         raise typer.Exit(1)
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    subsets = {k: result[k] for k in ("easy", "medium", "hard") if k in result}
-    if subsets:
-        print_table(("WIDER FACE", "AP"), subsets.items())
-    if "ap" not in result:
-        return
-    landmarks = result.get("landmarks", {})
-    rows = [(name, ap, landmarks.get(name, {}).get("nme")) for name, ap in result["ap"].items()]
-    title = f"{result['model']} ({result['precision']}, {result['backend']}): {result['images']} images, "
-    print_table(
-        ("event", "AP", "landmark error"), rows, title + f"{result['faces']} faces, {result['seconds']:.0f} s"
+    from octavo import verbs
+
+    task = verbs.task_of(result["variant"])
+    counts = f"{result['images']} images, {result[task.UNIT]} {task.UNIT}"
+    print(
+        f"{result['model']} ({result['precision']}, {result['backend']}): {counts}, {result['seconds']:.0f} s"
     )
-    print_table(("face size, px", "AP"), result["ap_by_size"].items())
+    for columns, rows in task.tables(result):
+        print_table(columns, rows)

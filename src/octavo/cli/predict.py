@@ -32,7 +32,7 @@ from octavo.folder import to_json
 if TYPE_CHECKING:
     from octavo.verbs import Result
 
-SHOWN = 20  # boxes printed per image; --json prints all
+SHOWN = 20  # things printed per image; --json prints all
 
 
 @verb(
@@ -73,7 +73,7 @@ def predict(
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what stands in --out already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line per image or frame.")] = False,
 ) -> None:
-    """Find objects in images, videos and cameras: boxes, probabilities, key points.
+    """Look at images, videos and cameras: say what is found in each.
 
     A file that cannot be read is reported, the others are still done, and the exit code is 1 at the end. After
     Ctrl-C what is done is kept, and the same command with --resume goes on.
@@ -134,11 +134,11 @@ def _termination_interrupts() -> Iterator[None]:
 def _print_result(result: Result) -> None:
     if result.found is None or result.size is None:
         return
-    found = result.found
+    first, *rows = result.found.lines()
     width, height = result.size
     frame = "" if result.frame is None else f"  frame {result.frame}  {result.time:.3f} s"
-    print(f"{result.image}{frame}  {width}x{height}  {len(found)} found", flush=True)
-    for xyxy, confidence in zip(found.xyxy[:SHOWN], found.confidence[:SHOWN], strict=True):
-        print(f"  {confidence:.3f}  " + " ".join(f"{v:7.1f}" for v in xyxy))
-    if len(found) > SHOWN:
-        print(f"  ... and {len(found) - SHOWN} more (--json prints all)")
+    print(f"{result.image}{frame}  {width}x{height}  {first}", flush=True)
+    for row in rows[:SHOWN]:
+        print(f"  {row}")
+    if len(rows) > SHOWN:
+        print(f"  ... and {len(rows) - SHOWN} more (--json prints all)")

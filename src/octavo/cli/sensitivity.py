@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octavo.cli.console import decibels, print_table, tell, write
-from octavo.cli.options import Data, JsonFile, one_of
+from octavo.cli.options import Data, JsonFile
 from octavo.cli.progress import step_bars
 from octavo.cli.verb import verb
 
@@ -26,15 +26,18 @@ def sensitivity(
     ],
     data: Data,
     by: Annotated[
-        str, typer.Option(help="sqnr: outputs against the float networks; ap: precision on held-out images.")
+        str,
+        typer.Option(
+            help="sqnr: outputs against the float networks; ap (of detectors), exact (of text): on held-out images."
+        ),
     ] = "sqnr",
     images: Annotated[
-        int | None, typer.Option(min=1, help="Training images to measure on. [sqnr: 16, ap: 100]")
+        int | None, typer.Option(min=1, help="Training images to measure on. [sqnr: 16, else 100]")
     ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Keep layers in float until: no output is below this SQNR, dB; or so much AP is lost."
+            help="Keep layers in float until: no output is below this SQNR, dB; or so much accuracy is lost."
         ),
     ] = None,
     out: Annotated[
@@ -51,7 +54,6 @@ def sensitivity(
     """
     from octavo import verbs
 
-    one_of(by, ("sqnr", "ap"), "--by")
     if out and budget is None:
         raise typer.BadParameter("needs --budget: how much may be lost?", param_hint="--out")
     with step_bars() as progress:

@@ -115,7 +115,9 @@ def _print_tuned(model: str, tuned: Tuned) -> None:
         rows.append((f"{network}, inputs an image", before.seen[network], after.seen[network], None))
     by = record["by"] + (f" at precision {record['precision']:g}" if "precision" in record else "")
     title = f"{model}, {record['backend']}: by {by}, on {record['images']} images held out of train, "
-    print_table(("", "before", "after", "tried"), rows, title + f"{record['faces']} faces")
+    print_table(
+        ("", "before", "after", "tried"), rows, title + f"{record[tuned.task.UNIT]} {tuned.task.UNIT}"
+    )
     for axis, values in tuned.values.items():
         value = axis.of(after.settings)
         if not axis.alone and len(values) > 1 and value in (values[0], values[-1]):

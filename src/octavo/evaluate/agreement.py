@@ -4,8 +4,8 @@
     confirmed  = pairs / boxes of the other one      how much the other invents
     iou        = mean overlap of the pairs           scores, keypoints: how far apart within a pair
 
-Boxes are paired one to one within an image, the largest IoU first, from .5 on: each box has one partner at most,
-so a face found twice is found once and invented once. Agreement says what average precision cannot: two models
+Boxes of one class are paired one to one within an image, the largest IoU first, from .5 on: each box has one partner
+at most, so a face found twice is found once and invented once. Agreement says what average precision cannot: two models
 with the same AP may fail on different faces.
 """
 
@@ -48,11 +48,35 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"share": self.share}
 
+    def rows(self) -> list[tuple[Any, ...]]:
+        """What is said, of the reference, of the other one, and of their pairs."""
+        return [
+            ("boxes reported", self.reference, self.other, None),
+            ("found by the other too", _percent(self.found), _percent(self.confirmed), None),
+            ("overlap of pairs, mean IoU", None, None, self.iou),
+            ("confidence apart, mean", None, None, self.score_mean),
+            ("confidence apart, largest", None, None, self.score_max),
+            ("landmarks apart, mean, in face sizes", None, None, self.keypoints),
+        ]
 
-def pair(reference: np.ndarray, other: np.ndarray, least: float = IOU) -> np.ndarray:
-    """(k, 2) indices of boxes (n, 4) and (m, 4) that belong together, one to one, the largest IoU first."""
+    def words(self) -> str:
+        """What the other one found of the reference's boxes; "" where there are none."""
+        if not self.reference:
+            return ""
+        if not self.pairs:
+            return f"none of them the first model's {self.reference}"
+        return f"{self.pairs} of the first model's {self.reference}; mean IoU with them {self.iou:.3f}"
+
+
+def pair(
+    reference: np.ndarray, other: np.ndarray, least: float = IOU, alike: np.ndarray | bool = True
+) -> np.ndarray:
+    """(k, 2) indices of boxes (n, 4) and (m, 4) that belong together, one to one, the largest IoU first.
+
+    alike: (n, m) bool, which of them may.
+    """
     overlap = iou(reference, other)
-    rows, columns = np.nonzero(overlap >= least)
+    rows, columns = np.nonzero((overlap >= least) & alike)
     order = np.argsort(-overlap[rows, columns], kind="stable")
     taken, given = np.zeros(len(reference), bool), np.zeros(len(other), bool)
     pairs = []
@@ -72,7 +96,8 @@ def measure(images: Iterable[tuple[Detections, Detections]], least: float = IOU)
     overlaps, scores, points = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for reference, other in images:
         count, first, second = count + 1, first + len(reference), second + len(other)
-        a, b = pair(reference.xyxy, other.xyxy, least).T
+        alike = reference.class_id[:, None] == other.class_id
+        a, b = pair(reference.xyxy, other.xyxy, least, alike).T
         overlaps.append(iou(reference.xyxy[a], other.xyxy[b]).diagonal())
         scores.append(np.abs(reference.confidence[a] - other.confidence[b]))
         if len(a) and reference.keypoints is not None and other.keypoints is not None:
@@ -101,6 +126,10 @@ def _distance(reference: Detections, other: Detections) -> np.ndarray:
         raise ValueError(f"models with {a} and with {b} keypoints cannot be compared point by point")
     side = np.sqrt(np.maximum(area(reference.xyxy), np.finfo(np.float32).tiny))
     return np.linalg.norm(reference.keypoints - other.keypoints, axis=2).mean(axis=1) / side
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.2f} %"
 
 
 def _mean(values: np.ndarray) -> float | None:

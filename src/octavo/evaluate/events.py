@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from octavo.data.widerface import SIZES, Entry, size_bins
+from octavo.evaluate.tuning import Scores
 from octavo.evaluate.widerface import Curve, Matches, curve, from_memory, match
 from octavo.outputs import Detections
 
@@ -111,3 +112,9 @@ def reported(pairs: Pairs) -> tuple[float, float]:
     judged[looking] = pairs.valid[pairs.matches.face[looking]]
     right = int((pairs.matches.first & looking & judged).sum())
     return right / int(judged.sum()) if judged.any() else 1.0, right / int(pairs.valid.sum())
+
+
+def scores(entries: Sequence[Entry], detections: Mapping[str, Detections]) -> Scores:
+    """AP, precision and recall over all valid faces."""
+    pairs = align(entries, detections)
+    return Scores(curve(pairs.matches, pairs.valid).ap, *reported(pairs))

@@ -8,7 +8,7 @@ Thresholds work together, so every combination of them is a point of a grid; the
 tried one at a time afterwards. Of the points whose score is `within` the best one's, the one with the least work for
 the networks is taken: a few hundred images don't tell such scores apart, a clock does.
 
-Precision is a lower bound where not every face in the background of the photographs is annotated.
+Precision is a lower bound where not everything in the background of the photographs is annotated.
 """
 
 from __future__ import annotations
@@ -19,11 +19,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-
-from octavo.data.widerface import Entry
-from octavo.evaluate.events import align, reported
-from octavo.evaluate.widerface import curve
-from octavo.outputs import Detections
 
 BY = ("ap", "f1", "recall")
 LOWEST, HIGHEST = 0.01, 0.99  # values tried: at 0 and 1 a threshold is none, or nothing
@@ -94,11 +89,6 @@ class Scores:
         if by == "recall" and self.precision < precision:
             return None
         return float(getattr(self, by))
-
-
-def scores(entries: Sequence[Entry], found: Mapping[str, Detections]) -> Scores:
-    pairs = align(entries, found)
-    return Scores(curve(pairs.matches, pairs.valid).ap, *reported(pairs))
 
 
 @dataclass(frozen=True)

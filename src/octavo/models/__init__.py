@@ -5,7 +5,7 @@ A family answers five questions and nothing else knows it:
     net.py      build(variant) -> {"pnet": Module, ...}; import_weights(source); finish(module, stage), resume
     loss.py     loss(outputs, targets, weights) -> {"face": ..., "box": ...}
     data.py     train_set(...), calibration_batches(...)
-    predict.py  Settings, MEASURING, predict(image, run, settings)              (no torch)
+    predict.py  TASK, Settings, MEASURING, predict(image, run, settings)        (no torch)
     recipe.py   RECIPES: variant -> numbers                                     (no torch)
 
 One that finds its settings without running its networks again has also:
@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from octavo import evaluate
 from octavo.folder import FolderError, atomic, did_you_mean, read_info
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def part(family: str, name: str) -> ModuleType:
     if family not in families():
         raise FolderError(f"there is no family {family!r}{did_you_mean(family, families())}")
     return importlib.import_module(f"{__name__}.{family}.{name}")
+
+
+def task(family: str) -> ModuleType:
+    """What a family's models are for: octavo.evaluate.faces, for instance."""
+    return evaluate.task(part(family, "predict").TASK)
 
 
 def variants() -> dict[str, str]:

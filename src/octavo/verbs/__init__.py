@@ -13,7 +13,7 @@ from octavo.verbs.bench import bench
 from octavo.verbs.check import check, check_targets
 from octavo.verbs.convert import convert, formats
 from octavo.verbs.data import data
-from octavo.verbs.evaluate import evaluate, judge
+from octavo.verbs.evaluate import evaluate, judge, task_of
 from octavo.verbs.explain import explain
 from octavo.verbs.export import Lowered, export
 from octavo.verbs.float_model import PREPROCESSING
@@ -66,6 +66,7 @@ __all__ = [
     "samples",
     "sensitivity",
     "targets",
+    "task_of",
     "train",
     "tune",
     "validate",

@@ -1,4 +1,4 @@
-"""AP of networks in torch on the training images that training kept out: a yardstick to choose by, not to report."""
+"""The training images that training kept out: a yardstick to choose by, not to report."""
 
 from __future__ import annotations
 
@@ -8,39 +8,59 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.models import part
+from octavo.models import part, task
 from octavo.verbs.recipe import recipe
-from octavo.verbs.signatures import Network
+from octavo.verbs.signatures import Network, PathLike
+from octavo.verbs.tunable import lowered
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from octavo.evaluate import Entry
 
-def held_out_ap(
+
+def held_out(
+    info: Mapping[str, Any], data: PathLike, share: float | None = None
+) -> tuple[list[Entry], float]:
+    """The training images that no network of a model learned from, and their share by the hash of their names.
+
+    share: by default the smallest that the recipe of the model's variant keeps out.
+    """
+    from octavo.data.split import is_held_out
+
+    if share is None:
+        share = min(stage.sampling.held_out for stage in recipe(info["variant"]).stages.values())
+    what = task(info["family"])
+    entries = what.read(data, "train")
+    kept = [entry for entry in entries if is_held_out(entry, share)]
+    if not what.count(kept):
+        raise ValueError(
+            f"{len(kept)} of the {len(entries)} training images in {data} are kept out of training (a share of "
+            f"{share:g}, by a hash of their names), and they have no valid {what.UNIT}: {what.YARDSTICK} needs more "
+            "images. Train with a larger held_out, or take a larger data set."
+        )
+    return kept, share
+
+
+def held_out_accuracy(
     info: Mapping[str, Any], modules: Mapping[str, Any], data: Path, images: int
 ) -> Callable[[], float]:
-    """AP of the modules as they stand at each call, on images that no training has seen, and no val image."""
+    """The headline figure of the modules in torch, as they stand at each call, on so many of the held-out images."""
     import numpy as np
 
-    from octavo.data.split import is_held_out
-    from octavo.data.widerface import read
-    from octavo.evaluate.events import by_event
-    from octavo.images import read as read_image
+    from octavo.images import read
     from octavo.run.on_torch import open_module
 
-    stages = recipe(info["variant"]).stages.values()
-    share = min(stage.sampling.held_out for stage in stages)
-    held_out = [entry for entry in read(data, "train") if is_held_out(entry, share)]
-    order = np.random.default_rng(0).permutation(len(held_out))[:images]
-    entries = [held_out[i] for i in sorted(order.tolist())]
-    if not any((~entry.invalid).any() for entry in entries):
+    kept, _ = held_out(info, data)
+    order = np.random.default_rng(0).permutation(len(kept))[:images]
+    entries = [kept[i] for i in sorted(order.tolist())]
+    what, predict = task(info["family"]), part(info["family"], "predict")
+    if not what.count(entries):
         raise ValueError(
-            f"{len(entries)} of the training images in {data} are kept out of training, and none has a valid "
-            "face: AP needs more images"
+            f"the {len(entries)} held-out images taken have no valid {what.UNIT}: {what.YARDSTICK} needs more images"
         )
-    predict = part(info["family"], "predict")
-    # Faces that are cut off can't be found; .02 as in the evaluation of the families.
-    settings = predict.Settings.of(info["settings"], confidence=0.02)
+    stored = predict.Settings.of(info["settings"]).to_dict()
+    settings = predict.Settings.of(lowered(info["family"], stored))
     run = {
         name: _remembering(open_module(module, info["preprocessing"], 1), module)
         for name, module in modules.items()
@@ -48,10 +68,10 @@ def held_out_ap(
 
     def measured() -> float:
         found = {
-            entry.name: replace(predict.predict(read_image(entry.path), run, settings), image=None)
+            entry.name: replace(predict.predict(read(entry.path), run, settings), image=None)
             for entry in entries
         }
-        return by_event(entries, found)["all"]
+        return what.headline(what.measure(entries, found))["all"]
 
     return measured
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
-from octavo.models import load_modules, part
+from octavo.models import load_modules, part, task
 from octavo.verbs.signatures import PathLike
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from octavo.outputs import Detections
 
 
 class WrongSetting(ValueError):
@@ -24,7 +23,7 @@ class WrongSetting(ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """A model ready to run: call it on an image (path, bytes, (h, w, 3) uint8 RGB array).
+    """A model ready to run: call it on an image (path, bytes, (h, w, 3) uint8 RGB array) for an Output.
 
         faces = load("mtcnn-relu")("photo.jpg", min_face=12, confidence=.5)
 
@@ -42,6 +41,11 @@ class Model:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def task(self) -> ModuleType:
+        """What it is for, a module of octavo.evaluate."""
+        return task(self.info["family"])
+
     def settings(self, **overrides: Any) -> Any:
         """The stored settings with these in their place (None: not given); WrongSetting where they don't fit."""
         kind = part(self.info["family"], "predict").Settings
@@ -51,7 +55,7 @@ class Model:
         except ValueError as error:
             raise WrongSetting(str(error)) from None
 
-    def __call__(self, image: str | Path | bytes | np.ndarray, **settings: Any) -> Detections:
+    def __call__(self, image: str | Path | bytes | np.ndarray, **settings: Any) -> Any:
         from octavo.images import MAX_PIXELS, read
 
         pixels = read(image, max_pixels=self.max_pixels or MAX_PIXELS)

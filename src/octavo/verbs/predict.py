@@ -1,7 +1,7 @@
 """Images, videos, cameras -> what a model finds in them, as a stream; what is broken is told and the others go on.
 
     for result in predict("mtcnn-relu", ["photos", "clip.mp4"], processes=2, out="faces.jsonl"):
-        print(result.image, result.frame, result.error or len(result.found))
+        print(result.image, result.frame, result.error or result.found.lines()[0])
 
 One process or several, the results are the same and in the order of the inputs. Pictures are decoded, looked at and
 drawn in the same process, so that only names (or a video's frames) go there and only boxes come back.
@@ -14,15 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from octavo.verbs import lines, sources, workers
 from octavo.verbs.model import Model, load
 from octavo.verbs.signatures import PathLike, Progress
 from octavo.verbs.sources import Item
-
-if TYPE_CHECKING:
-    from octavo.outputs import Detections
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Result:
     """What came of one image or frame: `found`, or the `error` that it could not be looked at for."""
 
     image: str  # the file, or camera:0
-    found: Detections | None = None
+    found: Any = None  # octavo.outputs.Output, such as Detections
     size: tuple[int, int] | None = None  # width, height, pixels
     error: str | None = None
     frame: int | None = None  # of a video or camera, from 0

@@ -218,7 +218,7 @@ def _pictures(opened: Sequence[_Opened], places: Iterable[PathLike], notes: list
         results = [look(one.model, path, {}) for one in opened]
         found = [result.found for result in results if result.found is not None]
         if len(found) == len(results):
-            yield picture(Path(path).name, found)
+            yield picture(Path(path).name, found, opened[0].model.task.agreement)
         else:
             notes.append(next(f"{path} is not shown: {r.error}" for r in results if r.error))
 

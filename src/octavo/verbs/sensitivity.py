@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
-from octavo.models import part, save_module, scheme_for
-from octavo.verbs.held_out import held_out_ap
+from octavo.models import part, save_module, scheme_for, task
+from octavo.verbs.held_out import held_out_accuracy
 from octavo.verbs.int8_model import batch_progress, batches_of, open_int8
 from octavo.verbs.signatures import PathLike, StepProgress
 
@@ -27,7 +27,7 @@ class Sensitivity:
     by: str
     images: int
     kept: tuple[str, ...] | None = None  # "NETWORK/LAYER" to keep in float
-    score: dict[str, float] | None = None  # with these in float: SQNR per network, or {"ap": AP}
+    score: dict[str, float] | None = None  # with these in float: SQNR per network, or {by: accuracy}
     out: Path | None = None
     charts: tuple[Path, ...] = ()
 
@@ -52,9 +52,9 @@ def sensitivity(
     """What each layer of an INT8 folder loses by its integers; and, with a budget, which to keep in float.
 
     by "sqnr": the networks' outputs against their float ones on `images` (16) training images, not those of the
-    calibration's seed; no labels. by "ap": average precision on `images` (100) of the training images that
-    training kept out; one network is quantized while the others are in float.
-    budget: by "sqnr" the lowest SQNR allowed for any output, dB; by "ap" the largest loss of AP allowed.
+    calibration's seed; no labels. by the yardstick of the model's task, such as "ap": the headline figure on `images`
+    (100) of the training images that training kept out; one network is quantized while the others are in float.
+    budget: by "sqnr" the lowest SQNR allowed for any output, dB; else the largest loss of the figure allowed.
     out: the folder for the mixed model, state dicts and model.json; to be exported like any other.
     chart: a PNG file for the bars; with several networks STEM_NETWORK.png for each.
     """
@@ -62,15 +62,16 @@ def sensitivity(
 
     if chart:
         charts.check(chart)
-    if by not in ("sqnr", "ap"):
-        raise UnknownName(f"no yardstick {by!r}.{did_you_mean(by, ('sqnr', 'ap'))} There are: sqnr, ap.")
     if out and budget is None:
         raise ValueError("a mixed model needs a budget: how much may be lost?")
-    if by == "ap" and budget is not None and not 0 <= budget <= 1:
-        raise ValueError(f"the budget is the AP that may be lost, from 0 to 1, not {budget:g}")
     path, info, modules = open_int8(model)
+    yardstick = task(info["family"]).YARDSTICK
+    if by not in (known := ("sqnr", yardstick.lower())):
+        raise UnknownName(f"no yardstick {by!r}.{did_you_mean(by, known)} There are: {', '.join(known)}.")
+    if by != "sqnr" and budget is not None and not 0 <= budget <= 1:
+        raise ValueError(f"the budget is the {yardstick} that may be lost, from 0 to 1, not {budget:g}")
     count = images or (16 if by == "sqnr" else 100)
-    measure = _by_sqnr if by == "sqnr" else _by_ap
+    measure = _by_sqnr if by == "sqnr" else _by_accuracy
     tables, kept, score = measure(path, info, modules, Path(data), count, budget, progress)
     written = _write_mixed(info, modules, kept, Path(out)) if out and kept is not None else None
     drawn: list[Path] = []
@@ -111,7 +112,7 @@ def _by_sqnr(
     return tables, (tuple(kept) if budget is not None else None), (score if budget is not None else None)
 
 
-def _by_ap(
+def _by_accuracy(
     path: Path,
     info: Mapping[str, Any],
     modules: Mapping[str, Any],
@@ -123,11 +124,12 @@ def _by_ap(
     from octavo.quantize import set_mode
     from octavo.quantize.sensitivity import by_metric, keep_float, set_float
 
-    measured = held_out_ap(info, modules, data, images)
+    measured = held_out_accuracy(info, modules, data, images)
+    yardstick = task(info["family"]).YARDSTICK
     for module in modules.values():
         set_mode(module, "off")
     tables = {
-        name: by_metric(module, measured, "AP", partial(progress, name) if progress else None)
+        name: by_metric(module, measured, yardstick, partial(progress, name) if progress else None)
         for name, module in modules.items()
     }
     if budget is None:
@@ -142,7 +144,7 @@ def _by_ap(
 
     target = next(iter(tables.values())).reference[0] - budget
     found = keep_float(ranking, score, target, partial(progress, "mixed precision") if progress else None)
-    return tables, tuple(f"{name}/{layer}" for name, layer in found.layers), {"ap": found.score}
+    return tables, tuple(f"{name}/{layer}" for name, layer in found.layers), {yardstick.lower(): found.score}
 
 
 def _write_mixed(info: dict[str, Any], modules: Mapping[str, Any], kept: Iterable[str], out: Path) -> Path:

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from functools import partial
 from itertools import count
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
 from octavo.models import part
+from octavo.verbs import tunable
+from octavo.verbs.held_out import held_out
 from octavo.verbs.model import Model, load
-from octavo.verbs.recipe import recipe
 from octavo.verbs.signatures import PathLike, StepProgress
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from octavo.data.widerface import Entry
-    from octavo.evaluate.tuning import Axis, Point, Search
-    from octavo.outputs import Detections
+    from octavo.evaluate import Entry
+    from octavo.evaluate.tuning import Axis, Point, Scores, Search
+    from octavo.outputs import Output
 
 # Settings -> what is found in all the images with them, and how many inputs each network was given, per image
-Finder = Callable[[Mapping[str, Any]], "tuple[dict[str, Detections], dict[str, float]]"]
+Finder = Callable[[Mapping[str, Any]], "tuple[dict[str, Output], dict[str, float]]"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Tuned:
     after: Point
     record: dict[str, Any]  # "tuned" of model.json
     written: Path | None  # None: a dry run
+    task: ModuleType
 
     def to_dict(self) -> dict[str, Any]:
         # AP is of the low last threshold that it was measured with, the others are of what is reported.
@@ -100,10 +103,12 @@ def tune(
     if not dry_run:
         folder.refuse_embedded(path, "look with --dry-run, or tune a folder of your own")
     opened = load(model, backend, threads)
+    task = opened.task
+    if not hasattr(task, "scores"):
+        raise ValueError(f"{opened.name} reads {task.UNIT}: it has no thresholds that could be tuned")
     stored, start = opened.settings().to_dict(), opened.settings(**settings).to_dict()
     family = opened.info["family"]
-    measuring = part(family, "predict").MEASURING
-    axes = part(family, "tune").AXES if _replays(family) else tuning.axes_of(start, measuring)
+    axes = tunable.axes_of(family, start)
     spread = {True: (nms_span, 3), False: (span, steps)}
     values = {axis: axis.around(start, *spread[axis.alone]) for axis in axes}
     if by == "ap":  # what only cuts off what is reported has no say
@@ -111,13 +116,14 @@ def tune(
     grid = [axis for axis in values if not axis.alone]
     if chart:
         heatmap.check_axes(chart, grid)
-    entries, share = held_out(opened, data, share)
+    entries, share = held_out(opened.info, data, share)
 
     before = _with(start, stored, axes)
     wanted = [before, *(axis.put(start, value) for axis, tried in values.items() for value in tried)]
     find = _finder(opened, entries, wanted, progress)
     sizes = {name: prod(network.shape) for name, network in part(family, "recipe").NETWORKS.items()}
-    yardstick = _Yardstick(by, precision, entries, find, axes, measuring, sizes)
+    low = partial(tunable.lowered, family)
+    yardstick = _Yardstick(by, precision, partial(task.scores, entries), find, low, sizes)
     total = prod(len(values[axis]) for axis in grid)
     total += sum(len(tried) - 1 for axis, tried in values.items() if axis.alone)
     numbers = count(1)
@@ -138,7 +144,7 @@ def tune(
         "split": "train",
         "share": share,
         "images": len(entries),
-        "faces": sum(int((~entry.invalid).sum()) for entry in entries),
+        task.UNIT: task.count(entries),
         "backend": opened.backend,
         "searched with": {name: value for name, value in start.items() if value != stored[name]},
         "before": {axis.label: axis.of(first.settings) for axis in values} | _said(first),
@@ -151,7 +157,7 @@ def tune(
     if not dry_run:
         changed = {"settings": _with(stored, last.settings, axes), "tuned": record}
         folder.write_info(path, folder.read_info(path) | changed)
-    return Tuned(values, search, first, last, record, None if dry_run else path / "model.json")
+    return Tuned(values, search, first, last, record, None if dry_run else path / "model.json", task)
 
 
 @dataclass(frozen=True)
@@ -160,37 +166,27 @@ class _Yardstick:
 
     by: str
     precision: float
-    entries: Sequence[Entry]
+    scores: Callable[[dict[str, Output]], Scores]  # the task's, of what is found in the images
     find: Finder
-    axes: Sequence[Axis]
-    measuring: Mapping[str, Any]
+    low: Callable[[Mapping[str, Any]], dict[str, Any]]  # settings as AP is measured
     sizes: Mapping[str, int]  # values in one input of each network
 
     def point(self, settings: dict[str, Any]) -> Point:
-        return self._of(settings, *self.find(self._low(settings) if self.by == "ap" else settings))
+        return self._of(settings, *self.find(self.low(settings) if self.by == "ap" else settings))
 
     def reported(self, settings: dict[str, Any]) -> Point:
         """With precision and recall of what is reported, and AP as it is measured, whatever is tuned by."""
-        from octavo.evaluate.tuning import scores
-
         point = self._of(settings, *self.find(settings))
-        ap = scores(self.entries, self.find(self._low(settings))[0]).ap
+        ap = self.scores(self.find(self.low(settings))[0]).ap
         measured = replace(point.scores, ap=ap)
         return replace(point, scores=measured, score=measured.by(self.by, self.precision))
 
-    def _of(self, settings: dict[str, Any], found: dict[str, Detections], seen: dict[str, float]) -> Point:
-        from octavo.evaluate.tuning import Point, scores
+    def _of(self, settings: dict[str, Any], found: dict[str, Output], seen: dict[str, float]) -> Point:
+        from octavo.evaluate.tuning import Point
 
-        measured = scores(self.entries, found)
+        measured = self.scores(found)
         work = sum(inputs * self.sizes[name] for name, inputs in seen.items())
         return Point(settings, measured, measured.by(self.by, self.precision), seen, work)
-
-    def _low(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """As AP is measured: what only cuts off what is reported as low as MEASURING has it."""
-        made = dict(settings)
-        for axis in self.axes:
-            made = axis.put(made, axis.of(self.measuring)) if axis.reports else made
-        return made
 
 
 def _shares(**numbers: float | None) -> None:
@@ -215,28 +211,6 @@ def _said(point: Point) -> dict[str, Any]:
     return asdict(point.scores) | {"f1": point.scores.f1, "seen": point.seen}
 
 
-def held_out(model: Model, data: PathLike, share: float | None) -> tuple[list[Entry], float]:
-    """The training images that no network of the model learned from, and their share by the hash of their names."""
-    from octavo.data.split import is_held_out
-    from octavo.data.widerface import read
-
-    if share is None:
-        share = min(stage.sampling.held_out for stage in recipe(model.info["variant"]).stages.values())
-    entries = read(data, "train")
-    kept = [entry for entry in entries if is_held_out(entry, share)]
-    if not any((~entry.invalid).any() for entry in kept):
-        raise ValueError(
-            f"{len(kept)} of the {len(entries)} training images in {data} are kept out of training (a share of "
-            f"{share:g}, by a hash of their names), and none has a valid face. Tuning needs some hundred: "
-            "train with a larger held_out, and give it as --share."
-        )
-    return kept, share
-
-
-def _replays(family: str) -> bool:
-    return find_spec(f"octavo.models.{family}.tune") is not None
-
-
 def _finder(
     model: Model, entries: Sequence[Entry], wanted: Sequence[Mapping[str, Any]], progress: StepProgress | None
 ) -> Finder:
@@ -245,7 +219,7 @@ def _finder(
 
     family = model.info["family"]
     predict = part(family, "predict")
-    if not _replays(family):
+    if not tunable.replays(family):
         return _predicting(model, entries)
     replaying, made = part(family, "tune"), [predict.Settings.of(settings) for settings in wanted]
     traces = {}
@@ -254,7 +228,7 @@ def _finder(
         if progress:
             progress("images", done, len(entries))
 
-    def find(settings: Mapping[str, Any]) -> tuple[dict[str, Detections], dict[str, float]]:
+    def find(settings: Mapping[str, Any]) -> tuple[dict[str, Output], dict[str, float]]:
         chosen = predict.Settings.of(settings)
         answers = {name: replaying.replay(trace, chosen) for name, trace in traces.items()}
         seen = [counts for _, counts in answers.values()]
@@ -267,7 +241,7 @@ def _finder(
 def _predicting(model: Model, entries: Sequence[Entry]) -> Finder:
     """For a family that cannot replay: every image is read and looked at again."""
 
-    def find(settings: Mapping[str, Any]) -> tuple[dict[str, Detections], dict[str, float]]:
+    def find(settings: Mapping[str, Any]) -> tuple[dict[str, Output], dict[str, float]]:
         counts = dict.fromkeys(model.run, 0)
 
         def counted(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:

@@ -25,6 +25,7 @@ from octavo.outputs import Detections
 CELL, STRIDE = 12, 2  # P-Net's window and step, pixels
 BATCH = 64  # crops given to R-Net or O-Net at once: bounds memory in a crowd; larger ones are no faster
 
+TASK = "faces"
 # What AP is measured with unless a caller says otherwise: low, since a face that was cut off can't be found.
 # .5 and .5 are those of the published re-runs (FACTS, section 1).
 MEASURING = {"thresholds": (0.5, 0.5, 0.02)}

@@ -29,6 +29,7 @@ VARIANCE = (0.1, 0.2)  # units of the offsets: of the centre in prior sides, of 
 MEAN = (123, 117, 104)  # RGB: what the published network subtracts, and so what its padding looks like
 BEFORE_NMS = 5000  # the surest candidates, which bounds the time that a noisy image costs; as published
 
+TASK = "faces"
 # What AP is measured with unless a caller says otherwise: low, since a face that was cut off can't be found.
 MEASURING = {"confidence": 0.02}
 
