@@ -72,11 +72,14 @@ LIBRARIES = {
     "rich": ([], ["cli/console.py", "cli/progress.py"]),
     "matplotlib": ([], ["*"]),
     "jinja2": ([], ["evaluate/report/*"]),
+    "pycocotools": ([], ["evaluate/objects.py"]),
 }
 # Files that a deployment without torch uses, though their folder may import it.
 NO_TORCH = [
     "data/__init__.py",
     "data/widerface.py",
+    "data/coco.py",
+    "data/coco_check.py",
     "models/*/predict.py",
     "models/*/recipe.py",
     "models/*/__init__.py",

@@ -50,6 +50,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "calibration": (dict,),
     "metrics": (dict,),
     "tuned": (dict,),
+    "classes": (list,),  # names of what is found, by class id
     "history": (list,),  # command, commit, created of each step that led here, the first first
     "data": (str, dict, list),
     "commit": (str,),

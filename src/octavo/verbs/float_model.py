@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
     from octavo.recipe import Network as NetworkShape
 
-# Pixels around zero in steps of 1/128: the 8-bit grid itself, so that the first quantizer loses nothing.
+# Pixels around zero in steps of 1/128: the 8-bit grid itself, so that the first quantizer loses nothing. A family whose
+# published weights want others says so in its recipe.py.
 PREPROCESSING = {"color": "RGB", "offset": 128.0, "scale": 1 / 128}
+
+
+def preprocessing(family: str) -> dict[str, Any]:
+    return getattr(part(family, "recipe"), "PREPROCESSING", PREPROCESSING)
 
 
 def float_info(variant: str, networks: list[str], recipe: Any, data: str) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def float_info(variant: str, networks: list[str], recipe: Any, data: str) -> dic
         "variant": variant,
         "precision": "float",
         "networks": networks,
-        "preprocessing": PREPROCESSING,
+        "preprocessing": preprocessing(family),
         "settings": part(family, "predict").Settings.of(recipe.settings).to_dict(),
         "data": data,
         "metrics": {},

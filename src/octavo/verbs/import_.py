@@ -31,7 +31,10 @@ def import_(variant: str, source: PathLike, out: PathLike | None = None) -> Path
     with folder.staged(target) as stage:
         for name, module in modules.items():
             save_module(module, stage / f"{name}.pt")
-        folder.write_info(stage, float_info(variant, list(modules), recipe(variant), str(source)))
+        info = float_info(variant, list(modules), recipe(variant), str(source))
+        if hasattr(net, "import_info"):  # what the file says beyond tensors, such as names of classes
+            info |= net.import_info(Path(source))
+        folder.write_info(stage, info)
     return target
 
 

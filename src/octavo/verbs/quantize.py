@@ -86,6 +86,8 @@ def quantize(
     out = Path(out or Path("runs") / f"{path.name}-int8")
     skip = (*recipe(info["variant"]).float_layers, *keep_float)
     weight = Grid(weight_bits, granularity=weight_scales, narrow=True)
+    offset, step = (info["preprocessing"][name] for name in ("offset", "scale"))
+    scheme = {"input_range": ((0 - offset) * step, (255 - offset) * step)} | scheme
     scheme_ = Scheme.for_target(target, weight=weight, calibrator=calibrator, skip=skip, **scheme)
     chosen = {"equalize": equalize, "rounding": rounding, "correct_bias": correct_bias}
     methods = [name for name, wanted in chosen.items() if wanted]

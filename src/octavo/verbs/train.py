@@ -12,7 +12,7 @@ from octavo.folder import UnknownName, did_you_mean
 from octavo.models import load_modules, part, save_module, train_stages
 from octavo.recipe import to_dict
 from octavo.verbs.extras import need_torch
-from octavo.verbs.float_model import PREPROCESSING, float_info, in_runtime
+from octavo.verbs.float_model import float_info, in_runtime, preprocessing
 from octavo.verbs.recipe import recipe, start_of
 from octavo.verbs.signatures import PathLike, TrainingProgress
 
@@ -58,7 +58,7 @@ def train(
         if not (out / f"{name}.pt").is_file():  # one that isn't trained stays what it was
             save_module(module, out / f"{name}.pt")
     networks = part(start.family, "recipe").NETWORKS
-    preprocessing = start.info.get("preprocessing", PREPROCESSING)
+    pixels = start.info.get("preprocessing", preprocessing(start.family))
     train_stages(
         start.family,
         modules,
@@ -66,7 +66,7 @@ def train(
         Path(data),
         out,
         stages,
-        lambda name, module: in_runtime(module, networks[name], preprocessing),
+        lambda name, module: in_runtime(module, networks[name], pixels),
         lambda name: Hooks(partial(progress, name) if progress else None),
         lambda name: (lambda done, total: progress(name, done, total, {})) if progress else None,
         origin,

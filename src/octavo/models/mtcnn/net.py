@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from octavo.data.pickles import check_fit, read_state
+
 from .recipe import Stage
 
 Layer = Callable[[nn.Module, int], nn.Module]
@@ -155,18 +157,7 @@ def import_weights(source: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def import_network(path: Path, name: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is missing: the published weights are pnet.pt, rnet.pt and onet.pt in one folder"
-        )
-    try:
-        theirs = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler has many ways to refuse
-        raise ValueError(
-            f"{path} is not a plain PyTorch state dict, and nothing else is opened: {error}"
-        ) from None
-    if not isinstance(theirs, dict) or not all(isinstance(value, Tensor) for value in theirs.values()):
-        raise ValueError(f"{path} holds no state dict (names to tensors)")
+    theirs = read_state(path, "the published weights are pnet.pt, rnet.pt and onet.pt in one folder")
     renamed, grids = PUBLISHED[name]
     ours = {}
     for key, tensor in theirs.items():
@@ -181,12 +172,7 @@ def import_network(path: Path, name: str) -> dict[str, Tensor]:
         target = renamed.get(layer, layer)
         inner = "" if target in ("face", "box", "landmarks") else ".0"
         ours[f"{target}{inner}.{kind}"] = tensor.float().contiguous()
-    expected = build("mtcnn")[name].state_dict()
-    wrong = sorted(set(expected) ^ set(ours)) or [k for k in expected if expected[k].shape != ours[k].shape]
-    if wrong:
-        raise ValueError(
-            f"{path} does not fit {name} of variant mtcnn: missing, unknown or misshaped {', '.join(wrong)}"
-        )
+    check_fit(ours, build("mtcnn")[name], path, f"{name} of variant mtcnn")
     # Theirs expects (x - 127.5) / 128, ours gets (x - 128) / 128: the half step goes into the first bias.
     ours["conv1.0.bias"] = ours["conv1.0.bias"] + ours["conv1.0.weight"].sum(dim=(1, 2, 3)) * (0.5 / 128)
     return ours

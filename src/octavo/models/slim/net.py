@@ -25,6 +25,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from octavo.data.pickles import check_fit, read_state
+
 from .predict import LEVELS, MEAN
 from .recipe import Stage
 
@@ -187,24 +189,10 @@ def import_weights(source: Path) -> dict[str, dict[str, Tensor]]:
     The file is read with the restricted unpickler; every tensor must be used and every one of ours be given.
     Raises ValueError for a missing file, a pickle that is no plain state dict, or tensors that don't fit.
     """
-    if not source.is_file():
-        raise ValueError(
-            f"{source} is no file: the published weights are one, slim_Final.pth or RBF_Final.pth"
-        )
-    try:
-        theirs = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler has many ways to refuse
-        raise ValueError(
-            f"{source} is not a plain PyTorch state dict, and nothing else is opened: {error}"
-        ) from None
-    if not isinstance(theirs, dict) or not all(isinstance(value, Tensor) for value in theirs.values()):
-        raise ValueError(f"{source} holds no state dict (names to tensors)")
+    theirs = read_state(source, "the published weights are one, slim_Final.pth or RBF_Final.pth")
     ours = {renamed(key.removeprefix("module.")): tensor for key, tensor in theirs.items()}
     variant = "rfb" if any(".near." in key for key in ours) else "slim"
-    expected = build(variant)["detector"].state_dict()
-    wrong = sorted(set(expected) ^ set(ours)) or [k for k in expected if expected[k].shape != ours[k].shape]
-    if wrong:
-        raise ValueError(f"{source} does not fit {variant}: missing, unknown or misshaped {', '.join(wrong)}")
+    check_fit(ours, build(variant)["detector"], source, variant)
     return {"detector": ours | our_pixels({key: ours[key] for key in ours if key.startswith("stem.")})}
 
 
