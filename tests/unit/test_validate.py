@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from octavo import cli, folder, verbs
-from octavo.verbs.validate import Check, accuracy_kept, landmark_ratio
+from octavo.evaluate import faces
+from octavo.verbs.validate import Check, ratios
 
 FLOAT, INT8 = "mtcnn-relu-float", "mtcnn-relu"
 QUICK: dict[str, Any] = {"backend": "onnxruntime", "timed_images": 2, "repeats": 2, "min_face": 40}
@@ -28,7 +29,7 @@ def test_accuracy_is_that_of_evaluate(validation: verbs.Validation, annotated: P
     ]
     assert validation.accuracy == {event: pytest.approx(ap[1][event] / ap[0][event]) for event in ap[0]}
     assert "all" in validation.accuracy
-    assert validation.landmarks["all"] == pytest.approx(1, abs=0.5)
+    assert validation.errors["all"] == pytest.approx(1, abs=0.5)
 
 
 def test_agreement_is_of_what_the_models_report(validation: verbs.Validation) -> None:
@@ -60,19 +61,22 @@ def test_speed_memory_and_size(validation: verbs.Validation) -> None:
     ],
 )
 def test_accuracy_kept(first: dict, second: dict, kept: dict) -> None:
-    assert accuracy_kept({"ap": first}, {"ap": second}) == pytest.approx(kept)
+    assert ratios(first, second) == pytest.approx(kept)
 
 
 def test_the_benchmarks_subsets_are_kept_too() -> None:
     results = [{"ap": {"all": 1.0}, "easy": easy, "medium": 0.5, "hard": 0.5} for easy in (1.0, 0.9)]
-    assert accuracy_kept(*results) == pytest.approx({"all": 1, "easy": 0.9, "medium": 1, "hard": 1})
+    assert ratios(*map(faces.headline, results)) == pytest.approx(
+        {"all": 1, "easy": 0.9, "medium": 1, "hard": 1}
+    )
 
 
 def test_landmarks_that_one_model_never_found_have_no_ratio() -> None:
     first = {"landmarks": {"a": {"nme": 0.02}, "b": {"nme": None}, "all": {"nme": 0.02}}}
     second = {"landmarks": {"a": {"nme": 0.03}, "b": {"nme": 0.1}, "all": {"nme": None}}}
-    assert landmark_ratio(first, second) == {"a": pytest.approx(1.5), "b": None, "all": None}
-    assert landmark_ratio({}, {}) == {}
+    found = ratios(faces.errors(first), faces.errors(second))
+    assert found == {"a": pytest.approx(1.5), "b": None, "all": None}
+    assert ratios(faces.errors({}), faces.errors({})) == {}
 
 
 # Bounds
@@ -101,7 +105,7 @@ def test_only_accuracy_is_asked_by_default(validation: verbs.Validation) -> None
 @pytest.mark.parametrize("good", [True, False], ids=["within reach", "out of reach"])
 def test_every_bound_can_fail(validation: verbs.Validation, good: bool) -> None:
     least, most = (1, 1000) if good else (1000, 0.001)
-    bounds = verbs.Bounds(*(least, least, most, most), speed_up=0.01 if good else 1000, landmarks=most)
+    bounds = verbs.Bounds(*(least, least, most, most), speed_up=0.01 if good else 1000, error=most)
     checks = validation.against(bounds)
     assert len(checks) == 6
     assert [check.passed for check in checks] == [good] * 6
@@ -192,4 +196,4 @@ def test_models_that_find_nothing_do_not_pass(annotated: Path) -> None:
     found = verbs.validate(FLOAT, INT8, annotated, **QUICK | {"timed_images": 1}, thresholds=(1.0, 1.0, 1.0))
     assert found.accuracy["all"] is None
     assert found.agreement.reference == found.agreement.other == 0
-    assert [check.passed for check in found.against(verbs.Bounds(landmarks=2))] == [False, False]
+    assert [check.passed for check in found.against(verbs.Bounds(error=2))] == [False, False]

@@ -39,17 +39,23 @@ def validate(
     ground_truth: Annotated[
         Path | None, typer.Option(metavar="DIR", help="WIDER FACE's .mat files: easy, medium, hard as well.")
     ] = None,
-    accuracy: Annotated[float, typer.Option(metavar="%", help="AP to keep at least.")] = 95,
+    accuracy: Annotated[float, typer.Option(metavar="%", help="Of float's accuracy to keep at least.")] = 95,
     agreement: Annotated[
-        float | None, typer.Option(metavar="%", help="Boxes of each model that the other must find too.")
+        float | None, typer.Option(metavar="%", help="Of what each model finds, the other must find too.")
     ] = None,
     memory: Annotated[
         float | None, typer.Option(metavar="%", help="Of float's memory at most, beyond the bare runtime.")
     ] = None,
     size: Annotated[float | None, typer.Option(metavar="%", help="Of float's files at most.")] = None,
     speed_up: Annotated[float | None, typer.Option(metavar="TIMES", help="Times as fast at least.")] = None,
-    landmarks: Annotated[
-        float | None, typer.Option(metavar="TIMES", help="Times float's landmark error at most.")
+    error: Annotated[
+        float | None,
+        typer.Option(
+            "--error",
+            "--landmarks",
+            metavar="TIMES",
+            help="Times float's landmark or character error at most.",
+        ),
     ] = None,
     min_face: MinFace = None,
     thresholds: Thresholds = None,
@@ -72,7 +78,7 @@ def validate(
     from octavo import verbs
     from octavo.folder import provenance
 
-    bounds = verbs.Bounds(accuracy, agreement, memory, size, speed_up, landmarks)
+    bounds = verbs.Bounds(accuracy, agreement, memory, size, speed_up, error)
     results: list[dict[str, Any]] = []
     failed: list[str] = []
     errors: dict[str, str] = {}
@@ -99,8 +105,8 @@ def validate(
             _print_validation(found, checks)
     if json:
         write({"passed": not (failed or errors), "failed": failed, "results": results} | provenance(), json)
-    for name, error in errors.items():
-        tell(f"Error: {name}: {error}")
+    for name, why in errors.items():
+        tell(f"Error: {name}: {why}")
     for text in failed:
         tell(f"Failed: {text}")
     if failed or errors:
@@ -112,24 +118,17 @@ def _print_validation(found: Validation, checks: list[Check]) -> None:
     title = (
         f"{first['model']} and {second['model']} in {found.backend}: {first['split']} of {first['data']}, "
     )
-    rows: list[tuple[Any, ...]] = []
-    for name, kept in found.accuracy.items():
-        aps = [result["ap"].get(name, result.get(name)) for result in (first, second)]
-        errors = [result.get("landmarks", {}).get(name, {}).get("nme") for result in (first, second)]
-        rows.append((name, *aps, _share(kept), *errors, _times(found.landmarks.get(name))))
-    head = ("", "AP float", "AP int8", "kept", "landmark error float", "int8", "int8 / float")
-    print_table(head, rows, title + f"{first['images']} images, {first['faces']} faces")
-
-    agreed = found.agreement
-    rows = [
-        ("boxes reported", agreed.reference, agreed.other, None),
-        ("found by the other too", _share(agreed.found), _share(agreed.confirmed), None),
-        ("overlap of pairs, mean IoU", None, None, agreed.iou),
-        ("confidence apart, mean", None, None, agreed.score_mean),
-        ("confidence apart, largest", None, None, agreed.score_max),
-        ("landmarks apart, mean, in face sizes", None, None, agreed.keypoints),
+    task = found.task
+    aps, errors = ([of(result) for result in found.measured] for of in (task.headline, task.errors))
+    head: tuple[str, ...] = ("", f"{task.YARDSTICK} float", f"{task.YARDSTICK} int8", "kept")
+    rows: list[tuple[Any, ...]] = [
+        (name, *(of.get(name) for of in aps), _share(kept)) for name, kept in found.accuracy.items()
     ]
-    print_table(("agreement", "float", "int8", "pairs"), rows)
+    if task.ERROR:
+        head += (f"{task.ERROR} error float", "int8", "int8 / float")
+        rows = [(*row, *(of.get(row[0]) for of in errors), _times(found.errors.get(row[0]))) for row in rows]
+    print_table(head, rows, title + f"{first['images']} images, {first[task.UNIT]} {task.UNIT}")
+    print_table(("agreement", "float", "int8", "pairs"), found.agreement.rows())
 
     a, b = found.milliseconds
     sizes = found.file_bytes

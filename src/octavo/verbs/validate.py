@@ -1,10 +1,11 @@
 """Is the INT8 model as good as the float one it was made from? What was lost, and what was gained for it.
 
-    accuracy    AP of INT8 over AP of float, by event and over all; the same for the landmark error
-    agreement   whether both find the same boxes, without asking the annotation (octavo.evaluate.agreement)
+    accuracy    the headline figures of INT8 over those of float; the same for the errors that the task measures
+    agreement   whether both say the same, without asking the annotation
     speed       on a handful of the images in turn, medians; memory of a process beyond its bare runtime; file size
 
-Accuracy is measured as `evaluate` does it, with a low last threshold; agreement, speed and memory with each model's
+What the figures are, the task of the models says (octavo.evaluate). Accuracy is measured as `evaluate` does it, with a
+low last threshold; agreement, speed and memory with each model's
 own settings, which is what a user gets.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from octavo import folder
@@ -23,12 +25,10 @@ from octavo.verbs.predict import look
 from octavo.verbs.signatures import PathLike, Progress, StepProgress
 
 if TYPE_CHECKING:
-    from octavo.data.widerface import Entry
-    from octavo.evaluate.agreement import Agreement
-    from octavo.outputs import Detections
+    from octavo.evaluate import Entry
+    from octavo.outputs import Output
     from octavo.run.bench import Row
 
-SUBSETS = ("easy", "medium", "hard")  # of WIDER FACE, where its ground truth is given
 NAMES = ("float", "int8")
 
 
@@ -36,10 +36,10 @@ NAMES = ("float", "int8")
 class Bounds:
     """What must be reached; None: anything goes. The first four in percent, the others times float's.
 
-    accuracy    AP kept, over all and of each subset of the benchmark
-    agreement   boxes of each model that the other one has too
+    accuracy    kept of each headline figure over a whole data set
+    agreement   what each model says that the other one says too
     memory      at most, beyond the bare runtime          size        of the files, at most
-    speed_up    times as fast                             landmarks   error, at most
+    speed_up    times as fast                             error       the task's (landmarks, characters), at most
     """
 
     accuracy: float | None = 95.0  # what is asked of an INT8 MTCNN; FACTS.md, section 1
@@ -47,7 +47,7 @@ class Bounds:
     memory: float | None = None
     size: float | None = None
     speed_up: float | None = None
-    landmarks: float | None = None
+    error: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -81,10 +81,11 @@ class Validation:
     """A float model and an INT8 one, each pair in this order, in one runtime. Ratios are INT8 over float."""
 
     backend: str
+    task: ModuleType  # of octavo.evaluate
     measured: tuple[dict[str, Any], dict[str, Any]]  # what `evaluate` returns
-    accuracy: dict[str, float | None]  # {event, "all", "easy", ...: AP kept}; None where float has none
-    landmarks: dict[str, float | None]  # {event, "all": ratio of the errors}; {} without annotated landmarks
-    agreement: Agreement
+    accuracy: dict[str, float | None]  # {headline: share kept}; None where float has none
+    errors: dict[str, float | None]  # {name: ratio of the errors}; {} where the task measured none
+    agreement: Any  # the task's
     milliseconds: tuple[float, float]  # an image: the mean of the images' medians
     memory: tuple[float, float] | None  # MB at the peak beyond the bare runtime; None where it can't be told
     rows: list[tuple[Row, Row]]  # an image each
@@ -103,7 +104,7 @@ class Validation:
         share = self.agreement.share
         memory = ratio(self.memory[1], self.memory[0]) if self.memory else None
         files = ratio(self.file_bytes[1], self.file_bytes[0])
-        kept = [name for name in ("all", *SUBSETS) if name in self.accuracy]
+        kept = [name for name in self.task.WHOLE if name in self.accuracy]
         wanted = [
             *(
                 (f"accuracy kept ({name}), %", _percent(self.accuracy[name]), bounds.accuracy, False)
@@ -113,7 +114,7 @@ class Validation:
             ("memory, % of float's", _percent(memory), bounds.memory, True),
             ("size, % of float's", _percent(files), bounds.size, True),
             ("speed-up", self.speed_up, bounds.speed_up, False),
-            ("landmark error, times float's", self.landmarks.get("all"), bounds.landmarks, True),
+            (f"{self.task.ERROR} error, times float's", self.errors.get("all"), bounds.error, True),
         ]
         return [Check(name, value, bound, most) for name, value, bound, most in wanted if bound is not None]
 
@@ -124,7 +125,7 @@ class Validation:
             "machine": this_machine(),
             "backend": self.backend,
             "accuracy kept": self.accuracy,
-            "landmark ratio": self.landmarks,
+            **({f"{self.task.ERROR} ratio": self.errors} if self.task.ERROR else {}),
             "agreement": self.agreement.to_dict(),
             "speed-up": self.speed_up,
             "milliseconds": self.milliseconds,
@@ -150,22 +151,20 @@ def validate(
     progress: StepProgress | None = None,
     **settings: Any,
 ) -> Validation:
-    """Hold an INT8 model against its float one on a data set in WIDER FACE layout.
+    """Hold an INT8 model against its float one on a data set in the layout of their task.
 
     backend "auto": what auto takes for the INT8 model, for both; a runtime may cost more than a precision.
     timed_images: so many of the split, evenly from the first to the last, with `repeats` rounds on each.
     settings: in place of each model's own.
     """
-    from octavo.data.widerface import read
-    from octavo.evaluate import agreement
-
     models = _open(float_model, int8_model, backend, threads)
     for model in models:
         model.settings(**settings)  # wrong ones are said before anything long begins
-    entries = read(data, split)
-    if all(entry.invalid.all() for entry in entries):
+    task = models[0].task
+    entries = task.read(data, split)
+    if not task.count(entries):
         raise ValueError(
-            f"the split {split!r} of {data} has no valid face: there is nothing to measure accuracy on"
+            f"the split {split!r} of {data} has no valid {task.UNIT}: there is nothing to measure accuracy on"
         )
 
     def told(what: str) -> Progress | None:
@@ -173,12 +172,17 @@ def validate(
 
     first, second = (
         evaluate(
-            model, data, split=split, ground_truth=ground_truth, progress=told(f"AP, {name}"), **settings
+            model,
+            data,
+            split=split,
+            ground_truth=ground_truth,
+            progress=told(f"{task.YARDSTICK}, {name}"),
+            **settings,
         )
         for name, model in zip(NAMES, models, strict=True)
     )
     readable = [entry for entry in entries if entry.name not in first["errors"]]
-    agreed = agreement.measure(_side_by_side(models, readable, settings, told("agreement")))
+    agreed = task.agreement(_side_by_side(models, readable, settings, told("agreement")))
     rows = []
     for number in range(count := min(timed_images, len(readable))):
         a, b = bench(
@@ -194,9 +198,10 @@ def validate(
         rows.append((a, b))
     return Validation(
         backend=models[0].backend,
+        task=task,
         measured=(first, second),
-        accuracy=accuracy_kept(first, second),
-        landmarks=landmark_ratio(first, second),
+        accuracy=ratios(task.headline(first), task.headline(second)),
+        errors=ratios(task.errors(first), task.errors(second)),
         agreement=agreed,
         milliseconds=(_mean([a.total.p50 for a, _ in rows]), _mean([b.total.p50 for _, b in rows])),
         memory=_memory(rows[0]),
@@ -225,24 +230,13 @@ def _open(float_model: PathLike, int8_model: PathLike, backend: str, threads: in
     return load(paths[0], int8.backend, threads), int8
 
 
-def accuracy_kept(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float | None]:
-    """{event, "all" and subsets of the benchmark: AP of the second over AP of the first}, of results of `evaluate`."""
-    aps = [
-        {**result["ap"], **{name: result[name] for name in SUBSETS if name in result}}
-        for result in (first, second)
-    ]
-    return {name: ratio(aps[1][name], ap) for name, ap in aps[0].items()}
+def ratios(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> dict[str, float | None]:
+    """{name: the second's over the first's}; None where one of them has none."""
+    return {name: ratio(second.get(name), value) for name, value in first.items()}
 
 
-def landmark_ratio(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float | None]:
-    """{event, "all": error of the second over error of the first}; None where one of them found no such face."""
-    errors = [result.get("landmarks", {}) for result in (first, second)]
-    found = {name: (error["nme"], errors[1].get(name, {}).get("nme")) for name, error in errors[0].items()}
-    return {name: ratio(b, a) if a and b is not None else None for name, (a, b) in found.items()}
-
-
-def ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+def ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
 
 
 def _percent(share: float | None) -> float | None:
@@ -263,7 +257,7 @@ def _side_by_side(
     entries: Sequence[Entry],
     settings: Mapping[str, Any],
     progress: Progress | None,
-) -> Iterator[tuple[Detections, Detections]]:
+) -> Iterator[tuple[Output, Output]]:
     """What both find in each image, as they are used; an image that one of them can't look at is left out."""
     for done, entry in enumerate(entries, 1):
         first, second = (look(model, str(entry.path), settings).found for model in models)
