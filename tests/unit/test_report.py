@@ -227,12 +227,12 @@ def test_how_numbers_are_shown(value: float, first: float, text: str, change: st
 
 
 def test_a_model_alone_and_nothing_measured_but_one_number(tmp_path: Path) -> None:
-    bare = candidate(record={"split": "val", "images": 1, "faces": 0, "accuracy": 0.5}, timing={})
+    bare = candidate(record={"split": "val", "images": 1, "faces": 0, "exact": 0.5}, timing={})
     made = Report(
         [bare], [], [], {}, [], {"octavo": "0", "command": ""}, tmp_path / "r.html", tmp_path / "r.csv"
     )
     read = Reader(page.render(made))
-    assert read.cells == {("Accuracy", "accuracy", 0): ["0.5"]}
+    assert read.cells == {("Texts without an error", "exact", 0): ["0.5"]}
     assert not [tag for tag, _ in read.tags if tag == "figure"]
 
 

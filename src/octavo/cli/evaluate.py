@@ -12,10 +12,12 @@ from octavo.cli.options import (
     Backend,
     Confidence,
     Factor,
+    GroundTruth,
     JsonFile,
     MinFace,
     Nms,
     Others,
+    Split,
     Threads,
     Thresholds,
     settings_of,
@@ -32,17 +34,17 @@ def evaluate(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="An embedded model's name, or a folder.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Data set in WIDER FACE layout.")] = None,
-    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Data set in the layout of its task.")
+    ] = None,
+    split: Split = "val",
     images: Annotated[
         int | None, typer.Option(min=1, help="Only so many, evenly from the first to the last. [all]")
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Judge these EVENT/NAME.txt files instead of a model.")
     ] = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="WIDER FACE's .mat files: easy, medium, hard.")
-    ] = None,
+    ground_truth: GroundTruth = None,
     min_face: MinFace = None,
     thresholds: Thresholds = None,
     confidence: Confidence = None,
@@ -53,16 +55,16 @@ def evaluate(
     threads: Threads = 1,
     save_predictions: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write EVENT/NAME.txt as the benchmark's tools read them."),
+        typer.Option(metavar="DIR", help="Write what was found as the benchmark's tools read it."),
     ] = None,
     chart: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw precision against recall, as .png or .svg.")
     ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Measure average precision and landmark error of a model on a data set, or of given predictions.
+    """Measure how good a model is at its task on a data set, or how good given predictions of faces are.
 
-    Keep --confidence low: faces that are cut off cannot be found.
+    Keep --confidence low: what is cut off cannot be found.
     """
     from octavo import verbs
 

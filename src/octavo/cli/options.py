@@ -29,7 +29,11 @@ JsonFile = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the results as JSON; - or no FILE: to stdout."),
 ]
-Data = Annotated[Path, typer.Option(metavar="DIR", help="Data set in WIDER FACE layout.")]
+Data = Annotated[Path, typer.Option(metavar="DIR", help="Data set in the layout of the model's task.")]
+Split = Annotated[str, typer.Option(help="train or val.")]
+GroundTruth = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="WIDER FACE's .mat files: easy, medium, hard.")
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a number of the recipe. Repeatable."),

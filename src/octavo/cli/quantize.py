@@ -24,7 +24,8 @@ from octavo.cli.verb import verb
 def quantize(
     model: ModelName,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Data set in WIDER FACE layout; not for level 1.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Data set in the layout of the model's task; not for level 1."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write. [runs/NAME-int8]")] = None,
     level: Annotated[

@@ -12,10 +12,12 @@ from octavo.cli.options import (
     Confidence,
     Data,
     Factor,
+    GroundTruth,
     Json,
     MinFace,
     Nms,
     Others,
+    Split,
     Threads,
     Thresholds,
     settings_of,
@@ -43,13 +45,11 @@ def report(
     backend: Annotated[
         str, typer.Option(help="onnxruntime, openvino, torch, auto (each model's fastest), or several: a,b.")
     ] = "onnxruntime",
-    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    split: Split = "val",
     images: Annotated[
         int | None, typer.Option(min=1, help="Measure accuracy on so many images only. [all]")
     ] = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="WIDER FACE's .mat files: easy, medium, hard.")
-    ] = None,
+    ground_truth: GroundTruth = None,
     min_face: MinFace = None,
     thresholds: Thresholds = None,
     confidence: Confidence = None,

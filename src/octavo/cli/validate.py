@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +11,12 @@ from octavo.cli.options import (
     Confidence,
     Data,
     Factor,
+    GroundTruth,
     JsonFile,
     MinFace,
     Nms,
     Others,
+    Split,
     Threads,
     Thresholds,
     settings_of,
@@ -35,10 +36,8 @@ def validate(
     float_: Annotated[str, typer.Argument(metavar="FLOAT", help="The float model: a name or a folder.")],
     int8: Annotated[str, typer.Argument(metavar="INT8", help="The model that was made from it.")],
     data: Data,
-    split: Annotated[str, typer.Option(help="train or val.")] = "val",
-    ground_truth: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="WIDER FACE's .mat files: easy, medium, hard as well.")
-    ] = None,
+    split: Split = "val",
+    ground_truth: GroundTruth = None,
     accuracy: Annotated[float, typer.Option(metavar="%", help="Of float's accuracy to keep at least.")] = 95,
     agreement: Annotated[
         float | None, typer.Option(metavar="%", help="Of what each model finds, the other must find too.")

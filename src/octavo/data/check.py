@@ -105,6 +105,17 @@ class Report:
             out.append(f"{len(same)} images exist more than once: {_some([' = '.join(g) for g in same])}")
         return out + list(self.notes)
 
+    def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
+        """(title, columns, rows) for people."""
+        made: list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]] = []
+        columns = ("event", "images", "faces", "marked invalid", "with landmarks")
+        for split in self.splits:
+            events = {**split.events, "all": split.total}
+            rows = [(name, e.images, e.faces, e.invalid, e.landmarks) for name, e in events.items()]
+            made.append((split.name, columns, rows))
+            made.append(("", ("face size, px", "faces"), list(split.sizes.items())))
+        return made
+
     def to_dict(self) -> dict[str, Any]:
         totals = {split.name: asdict(split.total) for split in self.splits}
         return {

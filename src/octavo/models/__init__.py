@@ -53,6 +53,11 @@ def task(family: str) -> ModuleType:
     return evaluate.task(part(family, "predict").TASK)
 
 
+def tasks() -> list[ModuleType]:
+    """All that there is a family for."""
+    return [evaluate.task(name) for name in sorted({part(family, "predict").TASK for family in families()})]
+
+
 def variants() -> dict[str, str]:
     """Every variant that can be built, and its family."""
     return {variant: family for family in families() for variant in part(family, "recipe").RECIPES}

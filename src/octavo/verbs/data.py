@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
+from octavo.models import tasks
 from octavo.verbs.signatures import PathLike, Progress
-
-if TYPE_CHECKING:
-    from octavo.data.check import Report
 
 
 def data(
@@ -15,8 +14,16 @@ def data(
     split: str | None = None,
     sheet: PathLike | None = None,
     progress: Progress | None = None,
-) -> Report:
-    """Check a data set in WIDER FACE layout; `sheet` is where to write a picture of samples."""
-    from octavo.data.check import check
+) -> Any:
+    """Check a data set in the layout of any task; `sheet` is where to write a picture of samples.
 
-    return check(root, split, sheet, progress)
+    Returns the task's report: .ok, .findings(), .tables(), .to_dict(). ValueError where no task knows the layout.
+    """
+    if not Path(root).is_dir():
+        raise ValueError(f"{root} is no folder")
+    known = tasks()
+    for task in known:
+        if task.recognises(root):
+            return task.check(root, split, sheet, progress)
+    layouts = "".join(f"\n       {task.LAYOUT}" for task in known)
+    raise ValueError(f"{root} has none of the layouts that a data set can have:{layouts}")

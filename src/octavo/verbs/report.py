@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from octavo import folder
@@ -99,7 +100,7 @@ def report(
         pictures=drawn,
         sensitivity=tables,
         notes=notes,
-        about=_about(records[0], data),
+        about=_about(records[0], opened[0].model.task, data),
         html=out,
         csv=out.with_suffix(".csv"),
     )
@@ -143,6 +144,11 @@ def _open(names: Sequence[str], backends: Sequence[str], threads: int) -> list[_
             )
     if not opened:
         raise ValueError("a report needs a model and a backend at least")
+    first, *others = opened.values()
+    for other in others:
+        if other.model.task is not first.model.task:
+            units = f"{first.name} is for {first.model.task.UNIT}, {other.name} for {other.model.task.UNIT}"
+            raise ValueError(f"{units}: a report is on models for the same")
     return list(opened.values())
 
 
@@ -257,15 +263,16 @@ def _notes(
             yield f"{one.label}: {what}, the first of them {name}: {error}"
 
 
-def _about(record: Mapping[str, Any], data: PathLike) -> dict[str, str]:
+def _about(record: Mapping[str, Any], task: ModuleType, data: PathLike) -> dict[str, str]:
     """The head of the page."""
     from octavo.evaluate.record import this_machine
 
     origin = folder.provenance()
+    counts = f"{record['images']} images, {record[task.UNIT]} {task.UNIT}"
     return {
         "made": str(origin["created"]),
         "machine": this_machine(),
-        "data": f"{data}, {record['split']}: {record['images']} images, {record['faces']} faces",
+        "data": f"{data}, {record['split']}: {counts}",
         "octavo": str(origin["octavo"]),
         "commit": origin["commit"] or "unknown",
         "command": str(origin["command"]),

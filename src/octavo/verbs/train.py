@@ -9,7 +9,7 @@ from typing import Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
-from octavo.models import load_modules, part, save_module, train_stages
+from octavo.models import load_modules, part, save_module, task, train_stages
 from octavo.recipe import to_dict
 from octavo.verbs.extras import need_torch
 from octavo.verbs.float_model import float_info, in_runtime, preprocessing
@@ -35,7 +35,6 @@ def train(
     fabric goes to train.make_fabric. The folder is a model, and is returned, once all networks are trained.
     """
     torch = need_torch()
-    from octavo.data.widerface import read
     from octavo.train import Hooks
 
     start, chosen, out = start_of(model), recipe(model, changes), Path(out)
@@ -46,7 +45,7 @@ def train(
     if start.folder and out.exists() and out.samefile(start.folder):
         raise ValueError(f"{out} is what training starts from: give another --out")
     stages = list(chosen.stages) if stage == "all" else [stage]
-    read(data, "train")  # a data set that can't be read is said before anything is written
+    task(start.family).read(data, "train")  # a data set that can't be read is said before anything is written
     torch.manual_seed(chosen.stages[stages[0]].schedule.seed)
     if start.folder:
         modules = load_modules(start.folder)

@@ -2,8 +2,8 @@
 
     change = value - first's, or value / first's; better or worse from where on a change counts
 
-A record of evaluate says what it holds by its keys; KINDS says what they mean. An entry of another name that is a
-number, or names of numbers, is listed too, without a judgement.
+A record of evaluate says what it holds by its keys; KINDS says what they mean, in every task. An entry of another name
+that is a number, or names of numbers, is listed too, without a judgement.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ BENCHMARK = _difference("Average precision, WIDER FACE", +1, 0.003)
 SIZES = _difference("Average precision by size, px", +1, 0.01)
 LANDMARKS = _ratio("Landmarks", -1, 0.02, "", ".4f")
 LANDMARKS_FOUND = _difference("Landmarks", +1, 0.3, "%", ".2f")
-CORRECT = _difference("Accuracy", +1, 0.003)
-ERRORS = _difference("Error rate", -1, 0.003)
+CLASSES = _difference("Average precision by class", +1, 0.01)
+RECALL = _difference("Recall", +1, 0.003)
+CORRECT = _difference("Texts without an error", +1, 0.003)
+CHARACTERS = _difference("Character error rate", -1, 0.003)
+WORDS = _difference("Word error rate", -1, 0.003)
 LATENCY = _ratio("Time, memory, size", -1, 0.03, "ms", ".2f")
 MEMORY = _ratio("Time, memory, size", -1, 0.03, "MB", ".1f")
 SIZE = _ratio("Time, memory, size", -1, 0.03, "kB", ".0f")
@@ -92,12 +95,24 @@ KINDS: Mapping[str, Sequence[tuple[Kind, Read]]] = {
     "ap": [(AP, _plain)],
     "landmarks": [(LANDMARKS, _nme), (LANDMARKS_FOUND, _found)],
     "ap_by_size": [(SIZES, _plain)],
-    "accuracy": [(CORRECT, _plain)],
-    "cer": [(ERRORS, _plain)],
-    "wer": [(ERRORS, _plain)],
+    "ap_by_class": [(CLASSES, _plain)],
+    "recall": [(RECALL, _plain)],
+    "exact": [(CORRECT, _plain)],
+    "cer": [(CHARACTERS, _plain)],
+    "wer": [(WORDS, _plain)],
 }
 # Entries of a record that say how it was measured, or that only a chart can show
-ABOUT = {"images", "faces", "seconds", "settings", "errors", "curves", "landmark_errors"}
+ABOUT = {
+    "images",
+    "faces",
+    "objects",
+    "characters",
+    "seconds",
+    "settings",
+    "errors",
+    "curves",
+    "landmark_errors",
+}
 
 
 @dataclass(frozen=True)

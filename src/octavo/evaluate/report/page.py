@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.evaluate import charts
 from octavo.evaluate.report import Candidate, Report
-from octavo.evaluate.report.numbers import ALL, SIZES, SQNR, STAGES, Number, exact
+from octavo.evaluate.report.numbers import ALL, CLASSES, SIZES, SQNR, STAGES, Number, exact
 from octavo.folder import FolderError, atomic, to_json
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 BENEATH = {
     SIZES.title,
+    CLASSES.title,
     STAGES.title,
     SQNR.title,
-}  # sections that stand beside their charts, not in the summary
+}  # sections that have a place of their own below the summary
 QUALITY = 82  # of JPEG: no difference is seen at this size
 
 
@@ -90,6 +91,7 @@ def render(report: Report) -> str:
             dict(_errors(candidates)),
             ("error / √(w·h) of the face", "share of the faces"),
         ),
+        classes=_tables(numbers, CLASSES.title.__eq__),
         stages=_tables(numbers, STAGES.title.__eq__),
         bars=_bars(candidates),
         sensitivity=_sensitivity(numbers),
