@@ -28,9 +28,9 @@ from torch.nn.utils import clip_grad_norm_
 from octavo.folder import atomic
 from octavo.recipe import Schedule, to_dict
 
-Batch = tuple[Tensor, dict[str, Tensor]]
+Batch = tuple[Tensor, dict[str, Any]]
 BatchFunction = Callable[[tuple[int, ...], int], Batch]  # (seed, rank, step), count -> inputs, targets
-LossFunction = Callable[[tuple[Tensor, ...], dict[str, Tensor]], dict[str, Tensor]]
+LossFunction = Callable[[tuple[Tensor, ...], dict[str, Any]], dict[str, Tensor]]
 Metrics = dict[str, float]
 
 
