@@ -28,9 +28,9 @@ from torch.nn.utils import clip_grad_norm_
 from octavo.folder import atomic
 from octavo.recipe import Schedule, to_dict
 
-Batch = tuple[Tensor, dict[str, Tensor]]
+Batch = tuple[Tensor, dict[str, Any]]
 BatchFunction = Callable[[tuple[int, ...], int], Batch]  # (seed, rank, step), count -> inputs, targets
-LossFunction = Callable[[tuple[Tensor, ...], dict[str, Tensor]], dict[str, Tensor]]
+LossFunction = Callable[[tuple[Tensor, ...], dict[str, Any]], dict[str, Tensor]]
 Metrics = dict[str, float]
 
 
@@ -82,12 +82,14 @@ def fit(
     hooks: Hooks = Hooks(),
     companions: Sequence[Companion] = (),
     origin: str = "",
+    teachers: Sequence[nn.Module] = (),
 ) -> nn.Module:
     """Train a module and return it with its averaged weights; `folder` gets its log and its checkpoint.
 
     folder/checkpoints/NAME.pt is written after every epoch and every minute; a run that finds one with the same
     schedule and origin (what training starts from and how, for whom fresh weights aren't all) goes on from there,
     a finished one returns at once. folder/log.jsonl has one line per epoch, folder/tensorboard the curves.
+    With teachers the loss finds their mean outputs for the same inputs in targets["teacher"].
     Raises TrainingError when the loss is NaN or infinite, naming step and part, with the last good checkpoint kept.
     """
     checkpoint = folder / "checkpoints" / f"{name}.pt"
@@ -102,6 +104,8 @@ def fit(
         return average.apply_to(module)
     wrapped, optimizer = fabric.setup(module, optimizer)
     average.to(fabric.device)
+    for teacher in teachers:
+        teacher.to(fabric.device).eval()
     totals = Totals()
     saved = time.monotonic()
     with Log(folder, name, fabric.is_global_zero) as log:
@@ -111,6 +115,9 @@ def fit(
             rate = learning_rate(schedule, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            if teachers:
+                with torch.no_grad(), fabric.autocast():
+                    targets = targets | {"teacher": mean_outputs(teachers, inputs)}
             wrapped.train()
             parts = loss(wrapped(inputs), targets)
             total = torch.stack(list(parts.values())).sum()
@@ -142,6 +149,13 @@ def fit(
                     metrics |= average.watched(module, hooks.watch)
                 log.write((step + 1) // schedule.steps, metrics)
     return average.apply_to(module)
+
+
+def mean_outputs(modules: Sequence[nn.Module], inputs: Tensor) -> tuple[Tensor, ...]:
+    """Each output, float32, as the mean over networks that have outputs of the same shapes."""
+    return tuple(
+        torch.stack(each).float().mean(0) for each in zip(*(m(inputs) for m in modules), strict=True)
+    )
 
 
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:

@@ -152,6 +152,19 @@ def test_part_and_landmark_faces_teach_no_class_and_unknown_points_nothing() -> 
     assert (points.grad.abs().sum(1) > 0).tolist() == [True, False, True, True]
 
 
+def test_a_teacher_is_heard_of_every_window_and_only_the_logit_counts() -> None:
+    """Face logits are a pair of which only the difference has a meaning: .2 |3| - .1 for a difference of 3."""
+    face, box = torch.tensor([[0.0, 1.0], [2.0, 2.0]]), torch.zeros(2, 4)
+    targets = {
+        "kind": torch.tensor([PART, LANDMARK]),
+        "box": torch.zeros(2, 4),
+        "landmarks": torch.zeros(2, 10),
+        "teacher": (torch.tensor([[5.0, 9.0], [-1.0, -1.0]]), box),
+    }
+    parts = loss((face, box), targets, Weights(teacher=0.2))
+    assert float(parts["teacher"]) == pytest.approx(0.2 * (3 - 0.5) / 2)
+
+
 @pytest.fixture
 def small_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSet:
     """A pool made from twelve drawn pictures."""

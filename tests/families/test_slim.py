@@ -536,6 +536,16 @@ def test_the_whole_way_from_training_to_integers(annotated: Path, tmp_path: Path
     assert found["onnxruntime"].confidence == pytest.approx(found["torch"].confidence, abs=1e-3)
 
 
+def test_a_teacher_is_of_the_same_family_and_the_loss_must_listen(annotated: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mtcnn-relu-float is of the family mtcnn"):
+        verbs.train("slim", annotated, tmp_path / "out", teachers=["mtcnn-relu-float"])
+    slim = verbs.train("slim", annotated, tmp_path / "slim", changes=SMALL)
+    assert slim is not None
+    with pytest.raises(ValueError, match="learns from labels only"):
+        verbs.train("slim", annotated, tmp_path / "out", teachers=[slim])
+    assert not (tmp_path / "out").exists()
+
+
 def test_calibration_shows_whole_photographs(annotated: Path) -> None:
     settings = Settings(long_side=100)
     batches = list(data.calibration_batches("detector", annotated, {}, settings, 2))

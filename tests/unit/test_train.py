@@ -66,6 +66,24 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path, fabric: Fabric) -> None:
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
+def test_teachers_are_learned_from_on_average(tmp_path: Path, fabric: Fabric) -> None:
+    """Without a label a linear network ends as the mean of two others."""
+
+    class Linear(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return (super().forward(x),)
+
+    def imitate(outputs: tuple[Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"teacher": (outputs[0] - targets["teacher"][0]).square().mean()}
+
+    teachers = [Linear(3, 1), Linear(3, 1)]
+    before = [teacher.weight.detach().clone() for teacher in teachers]
+    schedule = Schedule(epochs=1, steps=300, batch_size=16, learning_rate=0.1, weight_decay=0.0, ema=0.0)
+    student = fit(Linear(3, 1), batch, imitate, schedule, tmp_path, "net", fabric, teachers=teachers)
+    assert torch.allclose(student.weight, (before[0] + before[1]) / 2, atol=1e-2)
+    assert all(torch.equal(t.weight, b) for t, b in zip(teachers, before, strict=True))
+
+
 def test_a_finished_run_returns_its_weights(tmp_path: Path, fabric: Fabric) -> None:
     first = fit(fresh(), batch, loss, SCHEDULE, tmp_path, "net", fabric).state_dict()
     again = fit(fresh(), batch, loss, SCHEDULE, tmp_path, "net", fabric).state_dict()

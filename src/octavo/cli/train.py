@@ -17,6 +17,7 @@ from octavo.cli.verb import verb
     "octavo train mtcnn-relu --data shared/data/faces --out runs/mtcnn",
     "octavo train mtcnn-relu --data faces --out runs/quick --stage pnet --set stages.pnet.schedule.epochs=2",
     "octavo train runs/mtcnn-int8 --data faces --out runs/mtcnn-qat     (quantization-aware training)",
+    "octavo train runs/mtcnn --data faces --out runs/better --stage onet --teacher runs/mtcnn --teacher runs/mtcnn2",
     "octavo train runs/mtcnn-int8 --data faces --out runs/mtcnn-qat --set qat.labels=0 --set qat.outputs=1",
 )
 def train(
@@ -25,6 +26,12 @@ def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder; one that was stopped goes on.")],
     stage: Annotated[str, typer.Option(help="One network's name, or all of them in their order.")] = "all",
     set_: Changes = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL", help="Learn from this model too; from several, from their mean. Repeatable."
+        ),
+    ] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many of them, or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
@@ -45,6 +52,7 @@ def train(
             out,
             stage=stage,
             changes=set_ or (),
+            teachers=teacher or (),
             progress=progress,
             precision=precision,
             **fabric,

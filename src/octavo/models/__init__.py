@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -116,6 +116,7 @@ def train_stages(
     hooks: Callable[[str], Hooks],
     making: Callable[[str], Callable[[int, int], None] | None] = lambda name: None,
     origin: str = "",
+    teachers: Sequence[Mapping[str, nn.Module]] = (),
     **fabric: Any,
 ) -> dict[str, nn.Module]:
     """Train the named networks of a family in order, each on what the ones before it let through.
@@ -123,7 +124,8 @@ def train_stages(
     A network that is not among the stages is read from folder/NAME.pt. folder gets NAME.pt for each, the
     samples, checkpoints and logs. as_function turns a named module into a function of pixels (octavo.run), hooks
     and making give the callbacks that watch a network's training and its sample making. origin names trained
-    modules that training starts from, "" fresh ones. Quantized modules are trained as recipe.qat says.
+    modules that training starts from, "" fresh ones. Quantized modules are trained as recipe.qat says. teachers are
+    networks to learn from besides, see octavo.train.
     """
     import torch
 
@@ -139,7 +141,18 @@ def train_stages(
                 samples = part(family, "data").train_set(
                     name, recipe, data, folder / "samples", run, fingerprint, making(name)
                 )
-            train_stage(family, name, module, recipe, samples, folder, hooks(name), origin, started)
+            train_stage(
+                family,
+                name,
+                module,
+                recipe,
+                samples,
+                folder,
+                hooks(name),
+                origin,
+                started,
+                [t[name] for t in teachers],
+            )
             if started.is_global_zero:
                 save_module(module, path)
             started.barrier()
@@ -167,6 +180,7 @@ def train_stage(
     hooks: Hooks,
     origin: str,
     fabric: Any,
+    teachers: Sequence[nn.Module] = (),
 ) -> None:
     """One network of a family through the training loop, between `resume` and `finish` of its family."""
     import torch
@@ -179,11 +193,15 @@ def train_stage(
     torch.manual_seed(stage.schedule.seed)
     if origin:
         net.resume(module, stage)
+    for teacher in teachers:
+        net.resume(teacher, stage)
     loss = partial(part(family, "loss").loss, weights=stage.weights)
     plan = None
     if isinstance(module, QuantModel):
         plan = qat.begin(module, loss, recipe.qat, stage.schedule.epochs * stage.schedule.steps)
         origin = f"{origin} {recipe.qat}"
+    if teachers:
+        origin = f"{origin} taught by {' and '.join(map(_fingerprint, teachers))}"
     fit(
         module.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         samples.batch,
@@ -195,7 +213,17 @@ def train_stage(
         replace(hooks, watch=samples.watch),
         plan.companions if plan else (),
         origin,
+        teachers,
     )
     if plan:
         plan.end()
     net.finish(module, stage)
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """A short hash of a network's weights."""
+    out = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        out.update(name.encode())
+        out.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return out.hexdigest()[:12]

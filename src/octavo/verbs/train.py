@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
@@ -13,8 +13,11 @@ from octavo.models import load_modules, part, save_module, task, train_stages
 from octavo.recipe import to_dict
 from octavo.verbs.extras import need_torch
 from octavo.verbs.float_model import float_info, in_runtime, preprocessing
-from octavo.verbs.recipe import recipe, start_of
+from octavo.verbs.recipe import Start, recipe, start_of
 from octavo.verbs.signatures import PathLike, TrainingProgress
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def train(
@@ -24,6 +27,7 @@ def train(
     *,
     stage: str = "all",
     changes: Iterable[str] = (),
+    teachers: Iterable[PathLike] = (),
     progress: TrainingProgress | None = None,
     **fabric: Any,
 ) -> Path | None:
@@ -31,6 +35,7 @@ def train(
 
     model: a variant's name (fresh weights) or a model folder with .pt files (its weights). A quantized folder
     stays quantized: its networks learn for their integer grids, by the shorter schedule of the recipe's `qat`.
+    teachers: model folders of the same family; what they say of a sample, on average, is learned beside its label.
     progress(network, done, total, losses) hears of every step, and with no losses of the making of samples;
     fabric goes to train.make_fabric. The folder is a model, and is returned, once all networks are trained.
     """
@@ -45,6 +50,7 @@ def train(
     if start.folder and out.exists() and out.samefile(start.folder):
         raise ValueError(f"{out} is what training starts from: give another --out")
     stages = list(chosen.stages) if stage == "all" else [stage]
+    taught_by = [_teacher(start, chosen, path) for path in teachers]
     task(start.family).read(data, "train")  # a data set that can't be read is said before anything is written
     torch.manual_seed(chosen.stages[stages[0]].schedule.seed)
     if start.folder:
@@ -69,6 +75,7 @@ def train(
         lambda name: Hooks(partial(progress, name) if progress else None),
         lambda name: (lambda done, total: progress(name, done, total, {})) if progress else None,
         origin,
+        taught_by,
         **fabric,
     )
     if not all((out / f"{name}.pt").is_file() for name in modules):
@@ -79,3 +86,14 @@ def train(
         info = float_info(start.variant, list(modules), chosen, str(data))
     folder.write_info(out, info)
     return out
+
+
+def _teacher(start: Start, chosen: Any, path: PathLike) -> dict[str, nn.Module]:
+    """The networks of a folder that those of `start` can learn from."""
+    found = folder.find(path)
+    family = folder.read_info(found)["family"]
+    if family != start.family:
+        raise ValueError(f"{path} is of the family {family}: it can't teach {start.variant}")
+    if not all(hasattr(stage.weights, "teacher") for stage in chosen.stages.values()):
+        raise ValueError(f"{start.variant} learns from labels only: its loss has no part for a teacher")
+    return load_modules(found)

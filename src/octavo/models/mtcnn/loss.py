@@ -6,6 +6,7 @@
                counts (online hard example mining), the rest has no gradient
     box        corner offsets of positives and part faces
     landmarks  ten coordinates where they are known
+    teacher    the logit of "is it a face?" of other networks, where there are some to learn from (Ba and Caruana 2014)
 
 The paper's box and landmark losses are Euclidean. Here they are smooth L1: its gradient does not vanish for
 small errors, which decide whether a 15 pixel face reaches IoU .5.
@@ -43,7 +44,14 @@ def loss(outputs: tuple[Tensor, ...], targets: dict[str, Tensor], weights: Weigh
         points = targets["landmarks"].nan_to_num()
         error = F.smooth_l1_loss(outputs[2], points, reduction="none", beta=weights.beta).sum(1)
         parts["landmarks"] = weights.landmarks * mean_over(error, known)
+    if "teacher" in targets:
+        theirs = targets["teacher"][0].flatten(1)
+        parts["teacher"] = weights.teacher * F.smooth_l1_loss(_logit(face), _logit(theirs))
     return parts
+
+
+def _logit(face: Tensor) -> Tensor:
+    return (face[:, 1] - face[:, 0]).float()
 
 
 def face_loss(face: Tensor, kind: Tensor, weights: Weights) -> Tensor:

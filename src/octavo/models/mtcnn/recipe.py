@@ -40,6 +40,8 @@ class Weights:
 
     box: float = 0.5
     landmarks: float = 0.5
+    # The logit of teachers, where there are any (octavo train --teacher).
+    teacher: float = 0.2
     hardest: float = 0.7
     # A face that P- or R-Net drops is lost for good, a false alarm is O-Net's to find: their positives count more.
     positive: float = 1.0
