@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 
@@ -49,4 +51,30 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ):
             file.parent.mkdir(exist_ok=True)
             file.write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight noisy training images of 64x80 with a face each; three have names that training keeps out."""
+    from octavo.data.split import is_held_out
+    from octavo.data.widerface import Entry
+
+    root = tmp_path_factory.mktemp("noise")
+    rng, lines = np.random.default_rng(0), []
+
+    def held_out(name: str) -> bool:
+        return is_held_out(Entry(Path(name), name, "", *[np.zeros(0)] * 4), 0.04)  # type: ignore[arg-type]
+
+    names = [f"0--Noise/{i}.png" for i in range(2000)]
+    names = [n for n in names if held_out(n)][:3] + [n for n in names if not held_out(n)][:5]
+    for name in names:
+        path = root / "WIDER_train" / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)
+        cv2.imwrite(str(path), cv2.resize(coarse, (80, 64), interpolation=cv2.INTER_CUBIC))
+        lines += [name, "1", "20 10 30 40 0 0 0 0 0 0"]
+    annotation = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
+    annotation.parent.mkdir()
+    annotation.write_text("\n".join(lines) + "\n")
     return root

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -237,6 +238,32 @@ def test_shared_code_names_no_family() -> None:
         assert not set(strings) & set(families), f"{path}: found by name from model.json instead"
 
 
+def test_verbs_know_no_task_and_no_layout() -> None:
+    """They ask a family's TASK. The one benchmark that judges files without a model has a verb to itself (judge)."""
+    tasks = {f"octavo.evaluate.{task}" for task in ("faces", "objects", "text")}
+    layouts = {f"octavo.data.{file}" for file in ("widerface", "check", "coco", "textlines")}
+    for folder in ("verbs", "cli", "models"):
+        for path in (SOURCE / folder).glob("*.py"):
+            known = {i.module for i in imports(path)}
+            assert not known & (tasks | layouts), path
+
+
+def test_every_family_has_a_task_that_answers() -> None:
+    """What octavo/evaluate/__init__.py promises the verbs."""
+    from octavo import evaluate, models
+
+    assert evaluate.__doc__ is not None
+    required, optional = evaluate.__doc__.split("Only where there is such a thing")
+    names = re.findall(r"^ {4}([A-Za-z_]+)[ (]", required, re.MULTILINE)
+    assert {"UNIT", "read", "measure", "write"} < set(names)
+    assert re.findall(r"^ {4}([a-z_]+)\(", optional, re.MULTILINE) == ["scores", "chart", "ground_truth"]
+    for task in models.tasks():
+        assert not [name for name in names if not hasattr(task, name)], task.__name__
+        assert "all" in task.WHOLE
+        assert task.count([]) == 0
+        assert task.nothing().lines()
+
+
 def test_quantize_needs_torch_and_the_standard_library_only() -> None:
     for path in (SOURCE / "quantize").glob("*.py"):
         for i in imports(path):
@@ -274,6 +301,7 @@ def test_the_base_modules_load_without_torch_or_a_runtime() -> None:
     base = [
         "images", "boxes", "outputs", "folder", "recipe", "verbs", "run", "run.bench", "run.on_onnxruntime",
         "run.on_openvino", "data.widerface", "evaluate.widerface", "evaluate.events", "evaluate.landmarks",
+        "evaluate.faces", "evaluate",
         *(f"models.{p.parent.name}.{p.stem}" for f in ("predict", "recipe") for p in SOURCE.glob(f"models/*/{f}.py")),
     ]  # fmt: skip
     missing = [name for name in base if importlib.util.find_spec(f"octavo.{name}") is None]

@@ -47,22 +47,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("faces")
-    (root / "wider_face_split").mkdir()
-    rng, lines = np.random.default_rng(0), []
-    for i in range(6):
-        name = f"0--Noise/{i}.png"
-        path = root / "WIDER_train" / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)
-        cv2.imwrite(str(path), cv2.resize(coarse, (80, 64), interpolation=cv2.INTER_CUBIC))
-        lines += [name, "1", "20 10 30 40 0 0 0 0 0 0"]
-    (root / "wider_face_split" / "wider_face_train_bbx_gt.txt").write_text("\n".join(lines) + "\n")
-    return root
-
-
 def decibels(made: Path, model: Path) -> dict[str, float]:
     """Signal to noise of each network's worst output, on smooth images that nobody has seen."""
     ours, floats, found = load_modules(made), load_modules(model), {}

@@ -30,32 +30,6 @@ LAYERS = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight noisy training images of 64x80 with a face each; three have names that training keeps out."""
-    from octavo.models.mtcnn.data import is_held_out
-
-    root = tmp_path_factory.mktemp("faces")
-    (root / "wider_face_split").mkdir()
-    rng = np.random.default_rng(0)
-
-    def held_out(name: str) -> bool:
-        entry = Entry(Path(name), name, "", *[np.zeros(0)] * 4)  # type: ignore[arg-type]
-        return is_held_out(entry, 0.04)
-
-    names = [f"0--Noise/{i}.png" for i in range(2000)]
-    names = [n for n in names if held_out(n)][:3] + [n for n in names if not held_out(n)][:5]
-    lines = []
-    for name in names:
-        path = root / "WIDER_train" / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)
-        cv2.imwrite(str(path), cv2.resize(coarse, (80, 64), interpolation=cv2.INTER_CUBIC))
-        lines += [name, "1", "20 10 30 40 0 0 0 0 0 0"]
-    (root / "wider_face_split" / "wider_face_train_bbx_gt.txt").write_text("\n".join(lines) + "\n")
-    return root
-
-
-@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """An INT8 folder; thresholds at which something is always found. Beside it, `float` is what it was made of."""
     from octavo.models.mtcnn.net import build

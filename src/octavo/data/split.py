@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Protocol
 
 from octavo.data.widerface import Entry
 
 
-def is_held_out(entry: Entry, share: float) -> bool:
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def is_held_out(entry: Named, share: float) -> bool:
     """Whether an image belongs to the share kept out of training; the same whatever other images there are."""
     digest = hashlib.sha256(entry.name.encode()).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32

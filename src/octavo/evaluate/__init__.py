@@ -7,7 +7,8 @@ no torch and answers:
     YARDSTICK   "AP": the headline figure, 0 to 1, higher is better; in small letters it is the word for `--by`
     ERROR       "landmark": what `errors` are of, "" for a task that has none
     WHOLE       ("all", ...): the names among the headlines that stand for a whole data set
-    LAYOUT      what a data set looks like, one line; SPLITS: their names
+    LAYOUT      what a data set looks like, one line
+    SPLITS      ("train", "val"): what a data set can be divided into
 
     recognises(root)             whether a folder is such a data set
     read(root, split)            entries, each with .path, .name (unique) and its annotation

@@ -51,7 +51,7 @@ def check(path: str | Path) -> None:
 
 
 @contextmanager
-def _figure(path: str | Path, width: float, height: float) -> Iterator[Any]:
+def drawing(path: str | Path, width: float, height: float) -> Iterator[Any]:
     """A figure of width x height inches that is saved at the end, without a window or a global state."""
     check(path)
     from matplotlib import rc_context
@@ -78,7 +78,7 @@ def precision_recall(
     legend: bool = True,
 ) -> None:
     """Draw {name: the steps of a Curve}. Where all curves begin flat at the top, only the end is shown."""
-    with _figure(path, 4, 3) as figure:
+    with drawing(path, 4, 3) as figure:
         axes = figure.subplots()
         left = max((x for x in (0, 0.5, 0.8, 0.9) if all(_flat(c, x) for c in curves.values())), default=0)
         for (name, (recall, precision)), style in zip(curves.items(), _styles(), strict=False):
@@ -113,7 +113,7 @@ def points(
     """Draw {name: {group: value}}; a name may lack groups. labels: of the axis of groups, and of values."""
     groups = list(dict.fromkeys(group for of in values.values() for group in of))
     drawn = [v for of in values.values() for v in of.values()]
-    with _figure(path, 4, 3) as figure:
+    with drawing(path, 4, 3) as figure:
         axes = figure.subplots()
         shift = min(0.08, 0.5 / max(1, len(values)))  # side by side: equal values would hide each other
         for i, ((name, of), style) in enumerate(zip(values.items(), _styles(), strict=False)):
@@ -143,7 +143,7 @@ def shares(
     """Draw {name: (quantiles, reached)}: values from the least to the largest of equal shares of all that have
     one, and the share that has one at all, at which the line ends.
     """
-    with _figure(path, 4, 3) as figure:
+    with drawing(path, 4, 3) as figure:
         axes = figure.subplots()
         end = max((of[round(0.98 * (len(of) - 1))] for of, _ in values.values() if len(of)), default=1)
         for (name, (of, reached)), style in zip(values.items(), _styles(), strict=False):
@@ -183,7 +183,7 @@ def sensitivity(table: Table, path: str | Path, title: str = "") -> None:
     """Draw a table of octavo.quantize.sensitivity as bars."""
     rows = table.rows[:SHOWN]
     by_sqnr = table.by == "sqnr"
-    with _figure(path, 7, 1.3 + 0.27 * len(rows)) as figure:
+    with drawing(path, 7, 1.3 + 0.27 * len(rows)) as figure:
         axes = figure.subplots()
         ends = _ends(table)
         places = range(len(rows))
@@ -235,7 +235,7 @@ def distributions(tensors: Sequence[Tensors], path: str | Path, title: str = "")
     tensors = list(tensors)[: 2 * SHOWN]
     columns = min(4, len(tensors))
     lines = -(-len(tensors) // columns)
-    with _figure(path, 2.6 * columns, 1.75 * lines + 0.7) as figure:
+    with drawing(path, 2.6 * columns, 1.75 * lines + 0.7) as figure:
         grid = figure.subplots(lines, columns, squeeze=False).flatten()
         for axes in grid[len(tensors) :]:
             axes.set_visible(False)
@@ -277,7 +277,7 @@ def _handles() -> list[Any]:
 def signal_to_noise(tensors: Sequence[Tensors], path: str | Path, title: str = "") -> None:
     """Draw the SQNR of every tensor of octavo.quantize.inspect; what is exact has no bar."""
     tensors = list(tensors)[: 2 * SHOWN]
-    with _figure(path, 7, 1.3 + 0.23 * len(tensors)) as figure:
+    with drawing(path, 7, 1.3 + 0.23 * len(tensors)) as figure:
         axes = figure.subplots()
         for shift, name, color, label in (
             (-0.2, "sqnr", ORANGE, "rounding this tensor alone"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from octavo.evaluate.charts import RED, _figure, check
+from octavo.evaluate.charts import RED, check, drawing
 from octavo.evaluate.tuning import Axis, Point
 
 MOST = 3  # axes that a picture has room for
@@ -46,7 +46,7 @@ def draw(
     columns = min(panels, 3)
     lines = -(-panels // columns)
     ends = (np.nanmin(scores), np.nanmax(scores))
-    with _figure(
+    with drawing(
         path, max(4.5, 0.5 + columns * (0.9 + 0.45 * across)), 1.0 + lines * (0.8 + 0.36 * down)
     ) as figure:
         grid = figure.subplots(lines, columns, squeeze=False).flatten()
