@@ -82,11 +82,13 @@ def splits(data: Path, recipe: Any) -> tuple[list[Entry], list[Entry]]:
 
 
 def both(model: verbs.Model, held_out: list[Entry], val: list[Entry]) -> dict[str, float]:
-    """Metrics on the held-out training images and on val."""
-    chosen = ap(held_out, find(model, held_out, **SETTINGS))
+    """Metrics on the held-out training images and on val, with those of SETTINGS that the model has."""
+    known = model.settings().to_dict()
+    settings = {name: value for name, value in SETTINGS.items() if name in known}
+    chosen = ap(held_out, find(model, held_out, **settings))
     return {
         **{f"held out {name}": value for name, value in chosen.items()},
-        **ap(val, find(model, val, **SETTINGS)),
+        **ap(val, find(model, val, **settings)),
     }
 
 

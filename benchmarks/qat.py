@@ -1,13 +1,14 @@
-"""What does training do for an INT8 MTCNN that calibration did not, and which kind of it?
+"""What does training do for an INT8 face detector that calibration did not, and which kind of it?
 
-    python benchmarks/mtcnn_qat.py runs/mtcnn                     cpu target
-    python benchmarks/mtcnn_qat.py runs/mtcnn --target tensorrt --methods calibrated,labels
+    python benchmarks/qat.py runs/mtcnn                           cpu target
+    python benchmarks/qat.py runs/mtcnn --target tensorrt --methods "calibrated;labels"
+    python benchmarks/qat.py runs/slim --calibrator max --equalize
 
-The float folder is calibrated (percentile, one weight scale per channel), then each network is trained shortly on
-its integer grids, once for every method and seed, on the windows that the float networks were trained on
-(MODEL/samples; `octavo train` mines with the quantized ones). "float, longer" is the control: the same steps
-without quantization. AP and landmark error of the exported cascade in ONNX Runtime; a method is to be chosen by the
-columns "held out ...". -> results/mtcnn_qat.csv
+The float folder is calibrated (one weight scale per channel), then each network is trained shortly on its integer
+grids, in batches of half the size of its float training, once for every method and seed, on the samples that the
+float networks were trained on (MODEL/samples; `octavo train` mines MTCNN's windows with the quantized ones).
+"float, longer" is the control: the same steps without quantization. AP and landmark error of the exported model in
+ONNX Runtime; a method is to be chosen by the columns "held out ...". -> results/FAMILY_qat.csv
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ METHODS = {
     "GradBoost, corrected": Qat(boost="corrected"),
     "GradBoost, as released": Qat(boost="compat"),
 }
-BATCH = {"pnet": 1024, "rnet": 512, "onet": 256}
 
 
 def main() -> None:
@@ -51,12 +51,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/faces"))
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--calibrator", default="percentile")
+    parser.add_argument("--equalize", action="store_true", help="even out channels before calibration")
     parser.add_argument("--methods", help=f"of {'; '.join(METHODS)} [all], separated by ;")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300, help="of each network [300]")
     options = parser.parse_args()
-    file = options.out / "mtcnn_qat.csv"
     info = read_info(options.model)
+    file = options.out / f"{info['family']}_qat.csv"
     origin = {"model": info["variant"], "data": options.data.name, "split": "val"}
     weights = common.weights(options.model)
     recipe = verbs.recipe(info["variant"])
@@ -85,6 +86,7 @@ def main() -> None:
                         target=options.target,
                         calibrator=options.calibrator,
                         images=128,
+                        equalize=options.equalize,
                     )
                     base = calibrated
                 out = Path(temporary) / f"{method} {seed}".replace(" ", "-")
@@ -110,7 +112,11 @@ def learn(base: Path, plan: Qat, seed: int, out: Path, options: Any) -> None:
         for name, module in load_modules(base).items():
             usual = recipe.stages[name]
             schedule = replace(
-                usual.schedule, epochs=1, steps=options.steps, batch_size=BATCH[name], seed=seed
+                usual.schedule,
+                epochs=1,
+                steps=options.steps,
+                batch_size=usual.schedule.batch_size // 2,
+                seed=seed,
             )
             shorter = replace(recipe, stages={**recipe.stages, name: replace(usual, schedule=schedule)})
             samples = part(info["family"], "data").train_set(
