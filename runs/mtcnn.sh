@@ -77,7 +77,7 @@ for target in cpu tensorrt; do
         made "$out/$kind-$target/onet.onnx" "$out/$kind-$target/onet.pt" \
             "${octavo[@]}" export "$out/$kind-$target"
     done
-    run "${octavo[@]}" check "$out/qat-$target" || [[ $target == cpu ]]
+    run "${octavo[@]}" check "$out/qat-$target"
 done
 
 # On training images that training kept out; before val is looked at.
@@ -91,9 +91,6 @@ for model in float ptq-cpu qat-cpu ptq-tensorrt qat-tensorrt; do
             ${truth[@]+"${truth[@]}"} --json "$out/evaluate-$model-$backend.json"
     done
 done
-made "$out/validate.json" "$out/qat-cpu/onet.onnx" \
-    "${octavo[@]}" validate "$out/float" "$out/qat-cpu" "${measuring[@]}" --accuracy "${KEPT:-95}" \
-    --json "$out/validate.json"
 made "$out/bench.json" "$out/qat-tensorrt/onet.onnx" \
     "${octavo[@]}" bench "$out/float" "$out/qat-cpu" "$out/qat-tensorrt" --size 640x480 --min-face 20 \
     --threads 1 --backend "$backends" --json "$out/bench.json"
@@ -104,3 +101,8 @@ made "$out/report.html" "$out/qat-tensorrt/onet.onnx" \
     ${truth[@]+"${truth[@]}"} --out "$out/report.html"
 
 echo "Models and results: $out; begin with $out/report.html"
+
+# The last step: it fails, and so does this script, where less than KEPT percent of the accuracy are kept.
+made "$out/validate.json" "$out/qat-cpu/onet.onnx" \
+    "${octavo[@]}" validate "$out/float" "$out/qat-cpu" "${measuring[@]}" --accuracy "${KEPT:-95}" \
+    --json "$out/validate.json"
