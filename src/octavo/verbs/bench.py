@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.models import part
 from octavo.verbs.model import Model, load
-from octavo.verbs.photographs import SAMPLES
+from octavo.verbs.photographs import GROUP, usual
 from octavo.verbs.signatures import PathLike, Progress
 
 if TYPE_CHECKING:
@@ -31,16 +31,19 @@ def bench(
     """Time, memory and integers of models on one image, interleaved; a row for each model in each backend.
 
     size (width, height) in pixels: the image is scaled until it covers it and cut in the middle. Without an
-    image it is the sample with eleven faces, at 640x480 if no size is given.
+    image it is the sample of the first model's task; the photograph with eleven faces at 640x480 if no size is given.
     """
     from octavo.images import read
     from octavo.run.bench import Candidate
     from octavo.run.bench import bench as measure
 
-    pixels = read(image or SAMPLES / "group.jpg")
-    if size or not image:
-        pixels = _cover(pixels, *(size or (640, 480)))
     opened = [(str(name), load(name, backend, threads)) for name in models for backend in backends]
+    if image is None:
+        image = usual(opened[0][1].task_name) if opened else GROUP
+        size = size or ((640, 480) if image == GROUP else None)
+    pixels = read(image)
+    if size:
+        pixels = _cover(pixels, *size)
 
     def candidate(name: str, model: Model) -> Candidate:
         chosen, family = model.settings(**settings), part(model.info["family"], "predict")

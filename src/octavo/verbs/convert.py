@@ -56,7 +56,8 @@ def convert(
         folder.write_info(stage, folder.continued(info))
     parities: dict[str, Parity] = {}
     if to in run.available():
-        seen = seen_by(load(path, "torch"), [Path(p) for i in images for p in images_at(i)] or samples())
+        opened = load(path, "torch")
+        seen = seen_by(opened, [Path(p) for i in images for p in images_at(i)] or samples(opened.task_name))
         for name, module in modules.items():
             file = run.file_for(out_path, name, to)
             parities[name] = parity(module, file, seen[name], info["preprocessing"], runtime=to)

@@ -69,7 +69,8 @@ def export(
         )
     modules = load_modules(path)
     networks = part(info["family"], "recipe").NETWORKS
-    seen = seen_by(load(path, "torch"), [Path(p) for i in images for p in images_at(i)] or samples())
+    opened = load(path, "torch")
+    seen = seen_by(opened, [Path(p) for i in images for p in images_at(i)] or samples(opened.task_name))
     if half:
         info |= {"precision": "half"}
     out_path = Path(out or path)

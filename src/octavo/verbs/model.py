@@ -46,6 +46,10 @@ class Model:
         """What it is for, a module of octavo.evaluate."""
         return task(self.info["family"])
 
+    @property
+    def task_name(self) -> str:
+        return part(self.info["family"], "predict").TASK
+
     def settings(self, **overrides: Any) -> Any:
         """The stored settings with these in their place (None: not given); WrongSetting where they don't fit."""
         kind = part(self.info["family"], "predict").Settings

@@ -64,7 +64,7 @@ def report(
     opened = _open(names, backends, threads)
     for one in opened:
         one.model.settings(**settings)  # what is refused is said before anything long begins
-    pictures = list(pictures) or samples()
+    pictures = list(pictures) or samples(opened[0].model.task_name)
 
     kept = Kept(out.with_suffix(".parts"), progress)
     data_digest = fingerprint(data)
