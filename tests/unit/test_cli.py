@@ -34,6 +34,7 @@ VERBS = (
     "recipe",
     "import",
     "train",
+    "average",
     "quantize",
     "sensitivity",
     "inspect",

@@ -20,6 +20,7 @@ VERBS = (
     "recipe",
     "import_",
     "train",
+    "average",
     "quantize",
     "export",
     "convert",

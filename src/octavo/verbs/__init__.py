@@ -1,6 +1,6 @@
 """The verbs as Python functions over model folders; the command line adds only options and printing.
 
-    ls  data  recipe  import_  train  quantize  export  convert  sensitivity  inspect  check  explain  predict
+    ls  data  recipe  import_  train  average  quantize  export  convert  sensitivity  inspect  check  explain  predict
     evaluate  tune  validate  bench  report
 
 A verb is a file of its name here, and `verbs.predict` is the function in it. What differs between families is asked
@@ -9,6 +9,7 @@ of the family's own modules (octavo.models). Nothing heavy is imported before a 
 model refuses WrongSetting.
 """
 
+from octavo.verbs.average import average
 from octavo.verbs.bench import bench
 from octavo.verbs.check import check, check_targets
 from octavo.verbs.convert import convert, formats
@@ -42,6 +43,7 @@ __all__ = [
     "Tuned",
     "Validation",
     "WrongSetting",
+    "average",
     "bench",
     "calibrators",
     "check",
