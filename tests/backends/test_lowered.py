@@ -83,7 +83,7 @@ def test_lowered_files_compute_what_the_plain_ones_do(quantized: Path, photo: Pa
                     np.testing.assert_array_equal(one, other)
     both = folder.size(quantized, ".onnx")
     plain_only = sum((quantized / f"{name}.onnx").stat().st_size for name in SHAPES)
-    assert plain_only < both < 1.15 * plain_only
+    assert plain_only < both < 1.03 * plain_only
 
 
 @pytest.mark.slow

@@ -390,6 +390,16 @@ def test_nothing_but_the_network_is_in_the_file(tmp_path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
+def test_floats_lie_where_they_can_be_read_in_place(tmp_path: Path) -> None:
+    for net in (rnet(), nn.Sequential(nn.Conv2d(3, 5, 1), nn.Flatten(), nn.Linear(1280, 3))):
+        path = write(quantized(seeded(net)), tmp_path / "net.onnx")
+        content = path.read_bytes()
+        words = [c for c in onnx.load(path).graph.initializer if c.data_type in (1, 6) and len(c.dims)]
+        assert len(words) > 4
+        for constant in words:
+            assert content.index(constant.raw_data) % 4 == 0 or not any(constant.raw_data)
+
+
 def test_smaller_grids_are_clipped(tmp_path: Path) -> None:
     scheme = Scheme.for_target(
         "cpu",

@@ -20,15 +20,15 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper  # noqa: E402
 
 from octavo.lower import blocks, files, lower, write  # noqa: E402
-from octavo.lower.graph import Window  # noqa: E402
+from octavo.lower.graph import Graph, Window  # noqa: E402
 from octavo.run.on_onnxruntime import open_network  # noqa: E402
 
 
 class Net:
     """A Q/DQ network in the making, as octavo.export writes it, with random weights."""
 
-    def __init__(self, shape: list[int | str], seed: int = 0) -> None:
-        self.shape, self.rng = shape, np.random.default_rng(seed)
+    def __init__(self, shape: list[int | str], seed: int = 0, per_channel: bool = True) -> None:
+        self.shape, self.rng, self.per_channel = shape, np.random.default_rng(seed), per_channel
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.outputs: list[tuple[str, int]] = []
@@ -60,6 +60,8 @@ class Net:
 
     def layer(self, kind: str, x: str, shape: tuple[int, ...], bias: bool = True, **attributes: Any) -> str:
         scale = self.rng.uniform(0.001, 0.01, shape[0]).astype(np.float32)
+        if not self.per_channel:
+            scale = scale[0]
         integers = self.rng.integers(-127, 128, shape).astype(np.int8)
         inputs = [x, self._stored(integers, scale)]
         if bias:
@@ -69,7 +71,7 @@ class Net:
         return self.add(kind, *inputs, **attributes)
 
     def _stored(self, integers: np.ndarray, scale: np.ndarray) -> str:
-        parts = [self.constant(v) for v in (integers, scale, np.zeros(len(scale), integers.dtype))]
+        parts = [self.constant(v) for v in (integers, scale, np.zeros(np.shape(scale), integers.dtype))]
         return self.add("DequantizeLinear", *parts, axis=0)
 
     def model(self, *outputs: str, rank: int = 4) -> Any:
@@ -85,6 +87,12 @@ class Net:
 def run(model: Any, path: Path, image: np.ndarray) -> tuple[np.ndarray, ...]:
     path.write_bytes(model.SerializeToString())
     return open_network(path)(image)
+
+
+def shapes_of(model: Any, names: list[str]) -> list[tuple[int, ...]]:
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+    known = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in inferred}
+    return [known[name] for name in names]
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -182,18 +190,22 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-def test_folded_weights_are_the_convolution(window: Window) -> None:
+def test_folded_weights_are_the_convolution(window: Window, channels: int) -> None:
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(5, 3, *window.kernel))
     image = rng.normal(size=(3, 12, 16))
     down, across = (blocks.axis(window, which, 2) for which in (0, 1))
     assert down is not None
     assert across is not None
-    folded = blocks.fold(weight, window, (2, 2), (down, across))
+    graph = Graph(onnx.ModelProto())
+    name = blocks.fold(graph, graph.constant(weight), window, (2, 2), (down, across), channels)
+    folded = graph.constants[name]
 
     expected = convolve(image, weight, window.stride, (window.before, window.after))
-    gathered = image.reshape(3, 6, 2, 8, 2).transpose(4, 2, 0, 1, 3).reshape(12, 6, 8)
+    padded = np.concatenate([image, np.ones((channels - 3, 12, 16))])  # what is read with weights of 0
+    gathered = padded.reshape(channels, 6, 2, 8, 2).transpose(4, 2, 0, 1, 3).reshape(4 * channels, 6, 8)
     padding = (down.before, across.before), (down.after, across.after)
     phases = convolve(gathered, folded, (1, 1), padding)
     _, h, w = phases.shape
@@ -224,12 +236,24 @@ def test_padding_stops_where_channels_are_counted(tmp_path: Path) -> None:
     plain = net.model(x, rank=2)
     lowered, done = lower(plain)
     assert done == ["channels padded: 28 to 32"]
-    assert sorted(len(c.dims) and c.dims[0] for c in lowered.graph.initializer if len(c.dims) == 4) == [
-        12,
-        24,
-        32,
-    ]
+    inputs = [node.input[1] for node in lowered.graph.node if node.op_type == "Conv"]
+    shapes = shapes_of(lowered, inputs)
+    assert shapes == [(32, 5, 3, 3), (24, 32, 1, 1), (12, 24, 3, 3)]
     image = noise(3, 5, 16, 16)
+    np.testing.assert_array_equal(
+        run(lowered, tmp_path / "a.onnx", image)[0], run(plain, tmp_path / "b.onnx", image)[0]
+    )
+
+
+def test_one_scale_for_all_weights(tmp_path: Path) -> None:
+    net = Net([1, 3, "h", "w"], per_channel=False)
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (10, 3, 3, 3))))
+    x = net.again(net.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1))
+    x = net.round(net.add("Relu", net.layer("Conv", x, (40, 10, 3, 3))), 0.2)
+    plain = net.model(x)
+    lowered, done = lower(plain, multiple=2)
+    assert len(done) == 2
+    image = noise(1, 3, 20, 18)
     np.testing.assert_array_equal(
         run(lowered, tmp_path / "a.onnx", image)[0], run(plain, tmp_path / "b.onnx", image)[0]
     )
@@ -391,19 +415,48 @@ def test_a_form_of_another_file_is_refused(written: Path) -> None:
         open_network(form)
 
 
-def test_references_point_at_the_bytes() -> None:
-    stored = bytes(range(256)) * 8
-    constants = [
-        onnx.numpy_helper.from_array(np.frombuffer(stored[100:400], np.uint8), "long"),
-        onnx.numpy_helper.from_array(np.frombuffer(stored[100:120], np.uint8), "short"),
-        onnx.numpy_helper.from_array(np.full(300, 7, np.int8), "absent"),
-        onnx.numpy_helper.from_array(np.frombuffer(stored[100:400], np.float32), "floats"),
-    ]
-    model = helper.make_model(helper.make_graph([], "g", [], [], constants))
+def test_what_follows_from_other_constants_is_not_stored() -> None:
+    """28 -> 32 channels in front of 64: padding, zero-points and the scales of biases are nodes."""
+    net = Net([1, 3, 16, 16])
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (28, 3, 3, 3))))
+    plain = net.model(net.round(net.add("Relu", net.layer("Conv", x, (64, 28, 3, 3))), 0.2))
+    given = {onnx.numpy_helper.to_array(c).tobytes() for c in plain.graph.initializer}
+    lowered, done = lower(plain)
+    assert done[0] == "channels padded: 28 to 32"
+    stored = [onnx.numpy_helper.to_array(c) for c in lowered.graph.initializer]
+    assert {v.tobytes() for v in stored if v.nbytes > 64} <= given
+    assert not [v for v in stored if v.nbytes > 64 and not v.any()]
+    weights, scales = 28 * 3 * 9 + 64 * 28 * 9, 28 + 64
+    assert sum(v.nbytes for v in stored if v.dtype != np.int64) < weights + (4 + 4) * scales + 100
+
+
+REFERENCES = {  # place of the bytes in NAME.onnx, how many, type of the constant, offset of the reference
+    "bytes, anywhere": (101, 300, np.uint8, "101"),
+    "shorter than a reference": (101, 20, np.uint8, None),
+    "floats at a multiple of 4": (100, 400, np.float32, "100"),
+    "floats out of place": (101, 400, np.float32, None),
+    "floats in place the second time": (1, 400, np.int32, "1028"),
+}
+
+
+@pytest.mark.parametrize(("start", "length", "dtype", "offset"), REFERENCES.values(), ids=REFERENCES)
+def test_references_point_at_the_bytes(start: int, length: int, dtype: Any, offset: str | None) -> None:
+    rng = np.random.default_rng(0)
+    stored = rng.bytes(1024)
+    stored += b"...." + stored[1:] if start == 1 else b""
+    value = np.frombuffer(stored[start : start + length], dtype)
+    model = helper.make_model(helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(value, "a")]))
     files.refer(model, "net.onnx", stored)
-    places = {
-        c.name: {e.key: e.value for e in c.external_data}
-        for c in model.graph.initializer
-        if c.data_location == TensorProto.EXTERNAL
-    }
-    assert places == {"long": {"location": "net.onnx", "offset": "100", "length": "300"}}
+    (constant,) = model.graph.initializer
+    places = {entry.key: entry.value for entry in constant.external_data}
+    expected = {"location": "net.onnx", "offset": offset, "length": str(length)} if offset else {}
+    assert places == expected
+    assert bool(constant.raw_data) == (offset is None)
+
+
+def test_bytes_that_are_absent_stay() -> None:
+    model = helper.make_model(
+        helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(np.full(300, 7, np.int8), "a")])
+    )
+    files.refer(model, "net.onnx", bytes(1000))
+    assert model.graph.initializer[0].raw_data

@@ -67,6 +67,7 @@ def export(
     model = _to_onnx(network, example, dict(dynamic or {}))
     _name_interface(model, outputs, dict(dynamic or {}))
     _shrink(model)
+    _align(model)
     onnx.checker.check_model(model)
     data = model.SerializeToString(deterministic=True)
     with atomic(path) as temporary:
@@ -315,8 +316,10 @@ def _shrink(model: Any) -> None:
     """
     graph = model.graph
     del model.metadata_props[:], graph.value_info[:], graph.metadata_props[:]
-    model.producer_name, model.producer_version, model.doc_string, graph.doc_string = "octavo", "", "", ""
-    graph.name = "g"
+    model.producer_name, graph.name = "octavo", "g"
+    for field in ("producer_version", "doc_string"):
+        model.ClearField(field)  # an empty string would still take two bytes
+    graph.ClearField("doc_string")
     seen: set[str] = set()
     for node in graph.node:
         name = _module_name(node)
@@ -324,15 +327,18 @@ def _shrink(model: Any) -> None:
             n for n in (name, *(f"{name}_{i}" for i in range(2, len(graph.node) + 2))) if n not in seen
         )
         seen |= {node.name} - {""}
+        if not node.name:
+            node.ClearField("name")
         del node.metadata_props[:]
-        node.doc_string = ""
+        node.ClearField("doc_string")
         kept = [a for a in node.attribute if not _is_default(a)]
         del node.attribute[:]
         node.attribute.extend(kept)
     same: dict[bytes, str] = {}
     merged: dict[str, str] = {}
     for constant in list(graph.initializer):
-        name, constant.name, constant.doc_string = constant.name, "", ""
+        name, constant.name = constant.name, ""
+        constant.ClearField("doc_string")
         del constant.metadata_props[:]
         merged[name] = same.setdefault(constant.SerializeToString(deterministic=True), name)
         constant.name = name
@@ -349,6 +355,38 @@ def _shrink(model: Any) -> None:
             constant.name = short[constant.name]
         else:
             graph.initializer.remove(constant)
+
+
+def _align(model: Any) -> None:
+    """Put the values of float32 and int32 constants at multiples of 4 in the file.
+
+    So another file may refer to them (octavo.lower.files): runtimes map such bytes and read them in place. They
+    come first, pushed into place by spaces in the doc_string of the one before, all by letters of the graph's
+    name: about two bytes for each.
+    """
+    from onnx import GraphProto, TensorProto
+
+    graph = model.graph
+    words = [
+        c for c in graph.initializer if c.data_type in (TensorProto.FLOAT, TensorProto.INT32) and c.raw_data
+    ]
+    others = [c for c in graph.initializer if not any(c is word for word in words)]
+    if not words:
+        return
+    placed = GraphProto()  # of each record the values come last
+    placed.initializer.add().CopyFrom(words[0])
+    first = placed.ByteSize()
+    for word in words[1:]:
+        before = placed.initializer[-1]
+        placed.initializer.add().CopyFrom(word)
+        while (placed.ByteSize() - first) % 4:
+            before.doc_string += " "
+    placed.initializer.extend(others)
+    del graph.initializer[:]
+    graph.initializer.extend(placed.initializer)
+    start = words[0].SerializeToString(deterministic=True)
+    while (model.SerializeToString(deterministic=True).index(start) + len(start)) % 4:
+        graph.name += "g"
 
 
 def _short(name: str, names: dict[str, str]) -> str:

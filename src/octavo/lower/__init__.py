@@ -60,6 +60,7 @@ def lower(
             done.append(said)
     if not done:
         return model, []
+    graph.derive_scales()
     lowered = graph.finish()
     onnx.checker.check_model(lowered)
     return lowered, done

@@ -58,20 +58,26 @@ def axis(view: Window, which: int, block: int) -> Axis | None:
     return Axis(low, high - low + 1, -low, missing, phases, more % phases == 0)
 
 
-def fold(weight: np.ndarray, view: Window, blocks: tuple[int, int], axes: tuple[Axis, Axis]) -> np.ndarray:
-    """(out, in, k_y, k_x) -> (phases · out, b_x · b_y · in, taps_y, taps_x), as the text above says."""
-    out, channels = weight.shape[:2]
-    (down, across), (high, wide) = axes, blocks
-    folded = np.zeros(
-        (down.phases, across.phases, out, wide, high, channels, down.taps, across.taps), weight.dtype
-    )
-    phases = product(range(down.phases), range(across.phases))
-    for (py, px), ky, kx in product(phases, range(view.kernel[0]), range(view.kernel[1])):
-        y = view.stride[0] * py + ky - view.before[0]
-        x = view.stride[1] * px + kx - view.before[1]
-        tap = y // high - down.low, x // wide - across.low
-        folded[py, px, :, x % wide, y % high, :, tap[0], tap[1]] = weight[:, :, ky, kx]
-    return folded.reshape(-1, high * wide * channels, down.taps, across.taps)
+def fold(
+    graph: Graph, weight: str, view: Window, blocks: tuple[int, int], axes: tuple[Axis, Axis], channels: int
+) -> str:
+    """(out, in, k_y, k_x) -> (phases · out, b_x · b_y · channels, taps_y, taps_x), as the text above says.
+
+    The kernel of each phase in a field of whole blocks, which then become channels. channels: in or more.
+    """
+    out, given, *kernel = graph.constants[weight].shape
+    taps = [a.taps for a in axes]
+    field = [a.taps * block for a, block in zip(axes, blocks, strict=True)]
+    phases = []
+    for phase in product(*(range(a.phases) for a in axes)):
+        start = [view.stride[i] * phase[i] - view.before[i] - axes[i].low * blocks[i] for i in (0, 1)]
+        behind = [field[i] - start[i] - kernel[i] for i in (0, 1)]
+        pads = graph.constant(np.array([0, 0, *start, 0, channels - given, *behind]))
+        phases.append(graph.derive("Pad", weight, pads))
+    x = graph.derive("Concat", *phases, axis=0)
+    split = np.array([len(phases) * out, channels, taps[0], blocks[0], taps[1], blocks[1]])
+    x = graph.derive("Transpose", graph.derive("Reshape", x, graph.constant(split)), perm=[0, 5, 3, 1, 2, 4])
+    return graph.derive("Reshape", x, graph.constant(np.array([len(phases) * out, -1, *taps])))
 
 
 @dataclass(frozen=True)
@@ -105,18 +111,24 @@ def fits(side: int | str, block: int, multiple: int) -> bool:
 
 
 def add_folded(
-    graph: Graph, found: Stem, blocked: str, blocks: tuple[int, int], axes: tuple[Axis, Axis]
+    graph: Graph,
+    found: Stem,
+    blocked: str,
+    blocks: tuple[int, int],
+    axes: tuple[Axis, Axis],
+    channels: int,
 ) -> str:
-    """The stem over the image in blocks (uint8), up to the end of its grid; the name of that value."""
-    layer, phases = found.layer, axes[0].phases * axes[1].phases
+    """The stem over the image in blocks of so many channels (uint8), up to the end of its grid; that value."""
+    weight, scale, bias = found.layer.stored
     x = graph.add("DequantizeLinear", blocked, *found.pixels.input[1:])
+    phases = axes[0].phases * axes[1].phases
+    each = lambda name: graph.derive("Concat", *[name] * phases, axis=0)  # noqa: E731
     x = graph.add_layer(
         "Conv",
         x,
-        fold(layer.weight, found.window, blocks, axes),
-        np.tile(layer.scale, phases),
-        None if layer.bias is None else np.tile(layer.bias, phases),
-        np.tile(layer.step, phases),
+        fold(graph, weight, found.window, blocks, axes, channels),
+        each(scale),
+        each(bias) if bias else "",
         pads=[axes[0].before, axes[1].before, axes[0].after, axes[1].after],
     )
     return graph.add_grid(x, found.grid)

@@ -1,7 +1,11 @@
 """An ONNX graph to look around in and to change, for the rewrites of this folder.
 
 A rewrite finds its pattern, adds nodes at will and lets the readers of the old value read the new one;
-`finish` sorts the nodes and drops what nothing reads any more. Constants are NumPy arrays.
+`finish` sorts the nodes and drops what nothing reads any more.
+
+Constants are NumPy arrays, stored or derived. A derived one (padded weights, a product of scales) is a node that
+reads constants: the runtime computes it once, when it loads the file, and the file holds a node instead of bytes
+that it has already.
 
 A `Layer` is a Conv or Gemm of integers as octavo.export writes it:
 
@@ -17,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+SHORTEST = 64  # bytes; a derived constant that is shorter is stored, a node takes about as much
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -24,6 +30,7 @@ class Layer:
 
     node: Any
     x: str  # the dequantized input
+    stored: tuple[str, str, str]  # names of weight, scale, bias ("" for none)
     weight: np.ndarray
     scale: np.ndarray
     bias: np.ndarray | None
@@ -98,26 +105,27 @@ class Graph:
         x = self.producer(node.input[0])
         if x is None or x.op_type != "DequantizeLinear":
             return None
-        weight = self._stored(node.input[1], np.int8)
-        if weight is None:
+        names = self._stored(node.input[1], np.int8)
+        if names is None or self.constants[x.input[1]].ndim:
             return None
-        integers, scale = weight
-        scale = np.broadcast_to(scale, (len(integers),)).astype(np.float32)
-        step = scale * self.constants[x.input[1]].astype(np.float32)
+        weight, scale = (self.constants[name] for name in names)
+        if not scale.ndim:  # one for all
+            scale = np.broadcast_to(scale, (len(weight),))
+            names = names[0], self.constant(scale)
+        step = scale * self.constants[x.input[1]]
         if len(node.input) < 3 or not node.input[2]:
-            return Layer(node, node.input[0], integers, scale, None, step)
+            return Layer(node, node.input[0], (*names, ""), weight, scale, None, step)
         bias = self._stored(node.input[2], np.int32)
-        if bias is None:
+        if bias is None or (self.constants[bias[1]] != step).any():
             return None
-        step = np.broadcast_to(bias[1], (len(integers),)).astype(np.float32)
-        return Layer(node, node.input[0], integers, scale, bias[0], step)
+        return Layer(node, node.input[0], (*names, bias[0]), weight, scale, self.constants[bias[0]], step)
 
     def _scales(self, node: Any) -> bool:
         given = attributes(node)
         return given.get("alpha", 1.0) != 1 or given.get("beta", 1.0) != 1 or bool(given.get("transA"))
 
-    def _stored(self, name: str, dtype: type) -> tuple[np.ndarray, np.ndarray] | None:
-        """Integers and scale of a stored tensor with zero-point 0, scales along its first axis or one."""
+    def _stored(self, name: str, dtype: type) -> tuple[str, str] | None:
+        """Names of integers and scale of a stored tensor with zero-point 0, scales along its first axis or one."""
         node = self.producer(name)
         if node is None or node.op_type != "DequantizeLinear" or node.input[0] not in self.constants:
             return None
@@ -125,7 +133,7 @@ class Graph:
         zero = self.constants[node.input[2]] if len(node.input) > 2 else np.zeros(1)
         if integers.dtype != dtype or zero.any() or (scale.ndim and attributes(node).get("axis", 1) != 0):
             return None
-        return integers, scale
+        return node.input[0], node.input[1]
 
     def grid(self, name: str, *before: str) -> Grid | None:
         """The grid that alone reads a value, at once or behind one node of the kinds `before`."""
@@ -162,25 +170,39 @@ class Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return names[0] if len(names) == 1 else names
 
-    def add_stored(self, integers: np.ndarray, scale: np.ndarray, axis: int = 0) -> str:
-        zeros = np.zeros(len(scale), integers.dtype)
-        stored = [self.constant(value) for value in (integers, scale, zeros)]
-        return str(self.add("DequantizeLinear", *stored, axis=axis))
+    def derive(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """A constant computed from others; its name."""
+        from onnx.reference import ReferenceEvaluator
 
-    def add_layer(
-        self,
-        kind: str,
-        x: str,
-        weight: np.ndarray,
-        scale: np.ndarray,
-        bias: np.ndarray | None,
-        step: np.ndarray,
-        **attributes: Any,
-    ) -> str:
+        name = str(self.add(kind, *inputs, **attributes))
+        computed: Any = ReferenceEvaluator(self.nodes[-1]).run(None, {i: self.constants[i] for i in inputs})
+        self.constants[name] = np.asarray(computed[0])
+        return name
+
+    def zeros(self, length: int, dtype: Any) -> str:
+        """Zero-points: (length,), of int8 or int32."""
+        from onnx import numpy_helper
+
+        zero = numpy_helper.from_array(np.zeros(1, dtype))
+        return self.derive("ConstantOfShape", self.constant(np.array([length])), value=zero)
+
+    def add_stored(self, integers: str, scale: str, axis: int = 0) -> str:
+        """Stored integers, read with these scales along an axis."""
+        zeros = self.zeros(len(self.constants[scale]), self.constants[integers].dtype)
+        return str(self.add("DequantizeLinear", integers, scale, zeros, axis=axis))
+
+    def add_layer(self, kind: str, x: str, weight: str, scale: str, bias: str = "", **attributes: Any) -> str:
+        """A layer over x, which a DequantizeLinear makes. Its constants by name; "" for no bias."""
         inputs = [x, self.add_stored(weight, scale)]
-        if bias is not None:
-            inputs.append(self.add_stored(bias, step))
+        if bias:
+            inputs.append(self.add_stored(bias, self.step(x, scale)))
         return str(self.add(kind, *inputs, **attributes))
+
+    def step(self, x: str, scale: str) -> str:
+        """The scales of a bias: those of x and of the weights multiplied."""
+        maker = self.producer(x)
+        assert maker is not None
+        return self.derive("Mul", maker.input[1], scale)
 
     def add_grid(self, x: str, grid: Grid) -> str:
         """The nodes of `grid` once more, behind x."""
@@ -216,11 +238,47 @@ class Graph:
         self._names.add(f"{start}{number}")
         return f"{start}{number}"
 
+    def derive_scales(self) -> None:
+        """Zero-points and the scales of biases follow from what is stored."""
+        for layer in self.layers("Conv", "Gemm"):
+            _, scale, bias = layer.stored
+            for name in layer.node.input[1 : 3 if bias else 2]:
+                reader = self.producer(name)
+                assert reader is not None
+                if not self.constants[reader.input[1]].ndim:
+                    continue  # one scale for all takes no room
+                reader.input[2] = self.zeros(layer.outputs, self.constants[reader.input[0]].dtype)
+                if reader.input[0] == bias:
+                    reader.input[1] = self.step(layer.x, scale)
+
     def finish(self) -> Any:
         """The model: only what the outputs need, every node behind what it reads, equal constants once."""
-        from onnx import numpy_helper
+        read = {name for node in self.nodes for name in node.input}
+        first: dict[Any, str] = {}
+        same = {
+            name: first.setdefault((value.dtype.str, value.shape, value.tobytes()), name)
+            for name, value in self.constants.items()
+            if name in read
+        }
+        for node in self.nodes:
+            node.input[:] = [same.get(name, name) for name in node.input]
+        stored = {
+            name: value
+            for name, value in self.constants.items()
+            if value.nbytes <= SHORTEST or self.producer(name) is None
+        }
+        order = self._sorted(
+            {name: node for node in self.nodes for name in node.output if name not in stored}
+        )
+        needed = dict.fromkeys(name for node in order for name in node.input if name in stored)
+        graph = self.model.graph
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(order)
+        graph.initializer.extend(_tensor(stored[name], name) for name in needed)
+        return self.model
 
-        makers = {name: node for node in self.nodes for name in node.output}
+    def _sorted(self, makers: dict[str, Any]) -> list[Any]:
+        """The nodes that the outputs need, each behind those it reads."""
         done: set[str] = set()
         order: list[Any] = []
 
@@ -240,20 +298,15 @@ class Graph:
 
         for name in self.outputs:
             visit(name)
-        first: dict[Any, str] = {}
-        kept: dict[str, np.ndarray] = {}
-        for node in order:
-            for i, name in enumerate(node.input):
-                if name in self.constants:
-                    value = self.constants[name]
-                    key = (value.dtype.str, value.shape, value.tobytes())
-                    node.input[i] = first.setdefault(key, name)
-                    kept[node.input[i]] = value
-        graph = self.model.graph
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(order)
-        graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in kept.items())
-        return self.model
+        return order
+
+
+def _tensor(value: np.ndarray, name: str) -> Any:
+    from onnx import TensorProto, helper, numpy_helper
+
+    if value.dtype == np.int64:  # shapes: a byte for each small number
+        return helper.make_tensor(name, TensorProto.INT64, value.shape, value.reshape(-1).tolist())
+    return numpy_helper.from_array(value, name)
 
 
 def attributes(node: Any) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def _is_1x1(layer: Layer) -> bool:
 
 def _as_matmul(graph: Graph, x: str, layers: list[Layer]) -> None:
     names = [layer.node.output[0] for layer in layers]
-    weight = np.concatenate([layer.weight[:, :, 0, 0] for layer in layers]).T
-    scale = np.concatenate([layer.scale for layer in layers])
+    weight = graph.constant(np.concatenate([layer.weight[:, :, 0, 0] for layer in layers]).T)
+    scale = graph.constant(np.concatenate([layer.scale for layer in layers]))
     bias = np.concatenate([_bias(layer) for layer in layers])
     x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
     x = graph.add("MatMul", x, graph.add_stored(weight, scale, axis=1))

@@ -54,15 +54,22 @@ def _readers(graph: Graph, name: str) -> list[Layer] | None:
 
 
 def _pad_outputs(graph: Graph, layer: Layer, wanted: int) -> None:
+    weight, scale, bias = layer.stored
     more = wanted - layer.outputs
-    rows = lambda a: np.pad(a, [(0, more)] + [(0, 0)] * (a.ndim - 1))  # noqa: E731
     # Any scale will do for zeros; the runtimes want one above 0.
-    same = lambda a: np.pad(a, (0, more), mode="edge")  # noqa: E731
-    layer.node.input[1] = graph.add_stored(rows(layer.weight), same(layer.scale))
-    if layer.bias is not None:
-        layer.node.input[2] = graph.add_stored(rows(layer.bias), same(layer.step))
+    scale = graph.derive("Pad", scale, graph.constant(np.array([0, more])), mode="edge")
+    layer.node.input[1] = graph.add_stored(_padded(graph, weight, 0, more), scale)
+    if bias:
+        layer.node.input[2] = graph.add_stored(_padded(graph, bias, 0, more), graph.step(layer.x, scale))
 
 
 def _pad_inputs(graph: Graph, layer: Layer, wanted: int) -> None:
-    weight = np.pad(layer.weight, ((0, 0), (0, wanted - layer.weight.shape[1]), (0, 0), (0, 0)))
-    layer.node.input[1] = graph.add_stored(weight, layer.scale)
+    weight, scale, _ = layer.stored
+    layer.node.input[1] = graph.add_stored(_padded(graph, weight, 1, wanted - layer.weight.shape[1]), scale)
+
+
+def _padded(graph: Graph, name: str, axis: int, more: int) -> str:
+    """With so many zeros behind what is there."""
+    pads = np.zeros((2, graph.constants[name].ndim), np.int64)
+    pads[1, axis] = more
+    return graph.derive("Pad", name, graph.constant(pads.reshape(-1)))

@@ -41,13 +41,14 @@ def apply(graph: Graph, multiple: int) -> str | None:
     pool = _pool(graph, found, (down, across)) if down.phases > 1 else None
     if down.phases > 1 and pool is None:
         return None
-    x = _blocks(graph, found.image, found.layer.weight.shape[1])
-    x = add_folded(graph, found, x, (BLOCK, BLOCK), (down, across))
+    inputs = found.layer.weight.shape[1]
+    x = _blocks(graph, found.image, inputs)
+    x = add_folded(graph, found, x, (BLOCK, BLOCK), (down, across), inputs)
     end = found.grid.output
     if pool:
         x, end = _maximum(graph, x, found.layer.outputs, pool), pool.output
     graph.redirect(end, x)
-    taps, channels = f"{down.taps}x{across.taps}", found.layer.weight.shape[1] * BLOCK**2
+    taps, channels = f"{down.taps}x{across.taps}", inputs * BLOCK**2
     kernel = "x".join(str(side) for side in found.window.kernel)
     return f"stem {kernel} as {taps} on {channels} channels of 2x2 pixels{', pool over its phases' if pool else ''}"
 

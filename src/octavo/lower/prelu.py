@@ -17,8 +17,6 @@ slopes are not, doubles the next layer instead, and cannot pass a pool.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from octavo.lower.blocks import in_rows
@@ -43,10 +41,7 @@ def apply(graph: Graph, multiple: int = 1) -> str | None:
             continue
         if slope.size > 1 and slope.shape[-3:] != (layer.outputs, 1, 1):
             continue
-        both = _both(layer, np.broadcast_to(slope.reshape(-1), (layer.outputs,)))
-        x = graph.add_layer(
-            "Conv", layer.x, both.weight, both.scale, both.bias, both.step, **attributes(layer.node)
-        )
+        x = _both(graph, layer, np.broadcast_to(slope.reshape(-1), (layer.outputs,)))
         rounded = Grid(grid.nodes[1:], grid.scale, grid.zero_point)
         x = in_rows(graph, graph.add_grid(x, rounded), layer.outputs)
         x = graph.add("MaxPool", x, kernel_shape=[1, 2], strides=[1, 2])
@@ -55,16 +50,18 @@ def apply(graph: Graph, multiple: int = 1) -> str | None:
     return f"PReLU of {done} convolution{'s' * (done > 1)} as the larger of two" if done else None
 
 
-def _both(layer: Layer, slope: np.ndarray) -> Layer:
+def _both(graph: Graph, layer: Layer, slope: np.ndarray) -> str:
     """The layer with its outputs once more, times the slope."""
-    size = np.where(slope == 0, 1, np.abs(slope)).astype(np.float32)  # a scale is above 0, weights may be 0
-    sign = np.sign(slope).astype(np.int8)
-    weight = layer.weight * sign.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    pair = lambda a, b: np.concatenate([a, b])  # noqa: E731
-    return replace(
-        layer,
-        weight=pair(layer.weight, weight),
-        scale=pair(layer.scale, layer.scale * size),
-        bias=None if layer.bias is None else pair(layer.bias, layer.bias * sign),
-        step=pair(layer.step, layer.step * size),
+    weight, scale, bias = layer.stored
+    size = graph.constant(np.where(slope == 0, 1, np.abs(slope)).astype(np.float32))  # above 0, as scales are
+    sign = np.sign(slope)
+    twice = lambda name, other: graph.derive("Concat", name, other, axis=0)  # noqa: E731
+    turned = sign.reshape(-1, *[1] * (layer.weight.ndim - 1)).astype(np.int8) * layer.weight
+    return graph.add_layer(
+        "Conv",
+        layer.x,
+        twice(weight, graph.constant(turned)),
+        twice(scale, graph.derive("Mul", scale, size)),
+        "" if layer.bias is None else twice(bias, graph.constant(layer.bias * sign.astype(np.int32))),
+        **attributes(layer.node),
     )
