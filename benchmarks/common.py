@@ -81,14 +81,18 @@ def splits(data: Path, recipe: Any) -> tuple[list[Entry], list[Entry]]:
     return [entry for entry in read(data, "train") if is_held_out(entry, share)], read(data, "val")
 
 
-def both(model: verbs.Model, held_out: list[Entry], val: list[Entry]) -> dict[str, float]:
-    """Metrics on the held-out training images and on val, with those of SETTINGS that the model has."""
+def settings(model: verbs.Model) -> dict[str, Any]:
+    """Those of SETTINGS that the model has."""
     known = model.settings().to_dict()
-    settings = {name: value for name, value in SETTINGS.items() if name in known}
-    chosen = ap(held_out, find(model, held_out, **settings))
+    return {name: value for name, value in SETTINGS.items() if name in known}
+
+
+def both(model: verbs.Model, held_out: list[Entry], val: list[Entry]) -> dict[str, float]:
+    """Metrics on the held-out training images and on val."""
+    chosen = ap(held_out, find(model, held_out, **settings(model)))
     return {
         **{f"held out {name}": value for name, value in chosen.items()},
-        **ap(val, find(model, val, **settings)),
+        **ap(val, find(model, val, **settings(model))),
     }
 
 

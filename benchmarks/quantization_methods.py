@@ -4,7 +4,7 @@
 
 On the published MTCNN: signal to noise of all outputs in dB, 10 log10(sum y^2 / sum (y - y')^2) with y in float,
 on windows of other photographs than those calibrated with, and the CPU seconds of the method on one thread.
-SQNR needs no labels and separates methods finely; AP decides (mtcnn_quantization.py).
+SQNR needs no labels and separates methods finely; AP decides (ptq.py).
 -> results/quantization_methods.csv
 """
 

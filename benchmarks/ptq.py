@@ -1,16 +1,18 @@
-"""What keeps most of MTCNN in integers without training: which calibrator, which weights, which level?
+"""What keeps most of a face detector in integers without training: which calibrator, which weights, which level?
 
-    python benchmarks/mtcnn_quantization.py runs/mtcnn
-    python benchmarks/mtcnn_quantization.py runs/mtcnn --questions weights --images 60 --out out     (a quick look)
+    python benchmarks/ptq.py runs/mtcnn
+    python benchmarks/ptq.py runs/mtcnn --questions weights --images 60 --out out     (a quick look)
+    python benchmarks/ptq.py runs/slim --questions calibrators --targets cpu,arm --per channel --methods ",equalized"
 
-    calibrators   every calibrator, for the grids of both targets, with one weight scale per channel and per tensor
+    calibrators   every calibrator, for the grids of both targets, with one weight scale per channel and per tensor;
+                  or for the --targets, --per and --methods given
     weights       4 and 8 bits, ranges of weights by max and by mse, equalized, biases corrected, rounding learned
     levels        no data (synthetic images), a few photographs, and float16
 
 AP and landmark error on the val split, exported and run in ONNX Runtime. Calibrators are to be chosen by the
 columns "held out ...", measured on the images of the train split that the networks were not trained on (calibration
 takes its images from the whole train split). The float model is the first row of each question. What networks meet
-while they are calibrated is collected once, images are decoded once. -> results/mtcnn_quantization.csv
+while they are calibrated is collected once, images are decoded once. -> results/FAMILY_quantization.csv
 """
 
 from __future__ import annotations
@@ -31,9 +33,7 @@ from octavo.data.split import is_held_out
 from octavo.data.widerface import Entry, read
 from octavo.evaluate import record
 from octavo.export import export
-from octavo.models import load_modules
-from octavo.models.mtcnn.data import calibration_batches
-from octavo.models.mtcnn.recipe import NETWORKS
+from octavo.models import load_modules, networks, part
 from octavo.quantize import Grid, Scheme, calibrate, prepare, synthetic
 from octavo.quantize.dynamic import half
 from octavo.quantize.equalize import correct_bias, correct_bias_from_norms, equalize
@@ -68,13 +68,14 @@ FLOAT, HALF = How(), How(method="float16")
 USUAL = How("cpu", "max", "channel", 8, "max", "", "photographs")
 
 
-def cases(question: str) -> Iterator[How]:
+def cases(question: str, options: Any) -> Iterator[How]:
     yield FLOAT
     if question == "calibrators":
-        for target in ("cpu", "tensorrt"):
-            for per in ("channel", "tensor"):
+        for target in options.targets.split(","):
+            for per in options.per.split(","):
                 for calibrator in verbs.calibrators():
-                    yield replace(USUAL, target=target, per=per, calibrator=calibrator)
+                    for method in options.methods.split(","):
+                        yield replace(USUAL, target=target, per=per, calibrator=calibrator, method=method)
     elif question == "weights":
         usual = replace(USUAL, calibrator="mse")
         for bits, per in ((8, "channel"), (8, "tensor"), (4, "channel")):
@@ -95,19 +96,22 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="float model folder with .pt files")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/faces"))
     parser.add_argument("--questions", default="calibrators,weights,levels")
+    parser.add_argument("--targets", default="cpu,tensorrt", help="of question calibrators")
+    parser.add_argument("--per", default="channel,tensor", help="of question calibrators")
+    parser.add_argument("--methods", default="", help=f"of question calibrators: {METHODS}")
     parser.add_argument("--calibration", type=int, default=64, help="photographs to calibrate with [64]")
     parser.add_argument("--images", type=int, help="images of each split to measure on [all]")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(options.model, options.data, options.calibration, options.images)
     for question in options.questions.split(","):
-        for how in cases(question):
+        for how in cases(question, options):
             row = measure(bench, question, how, options)
             print(question, *(v for v in asdict(how).values() if v), row, flush=True)
 
 
 def measure(bench: Bench, question: str, how: How, options: Any) -> str:
-    file = options.out / "mtcnn_quantization.csv"
+    file = options.out / f"{bench.info['family']}_quantization.csv"
     origin = {"model": options.model.resolve().name, "data": options.data.name, "split": "val"}
     own = {
         "calibration": options.calibration if how.data == "photographs" else None,
@@ -131,6 +135,7 @@ class Bench:
     def __init__(self, model: Path, data: Path, calibration: int, limit: int | None) -> None:
         self.model, self.data, self.calibration, self.limit = model, data, calibration, limit
         self.info = folder.read_info(model)
+        self.networks = networks(self.info["variant"])
         self.weights = common.weights(model)
         self.modules = load_modules(model)
         self.entries: dict[str, list[Entry]] = {}
@@ -143,7 +148,8 @@ class Bench:
             entries = self.of(split)
             with tempfile.TemporaryDirectory() as temporary:
                 model = self.make(how, Path(temporary))
-                found = {e.name: model(self.pixels[e.path], **common.SETTINGS) for e in entries}
+                settings = common.settings(model)
+                found = {e.name: model(self.pixels[e.path], **settings) for e in entries}
             found = {name: replace(detections, image=None) for name, detections in found.items()}
             self.measured[how, split] = common.ap(entries, found)
         return self.measured[how, split]
@@ -152,9 +158,8 @@ class Bench:
         if split not in self.entries:
             entries = read(self.data, "val" if split == "val" else "train")
             if split == "held out":
-                share = {
-                    stage.sampling.held_out for stage in verbs.recipe("mtcnn-relu").stages.values()
-                }.pop()
+                stages = verbs.recipe(self.info["variant"]).stages.values()
+                share = {stage.sampling.held_out for stage in stages}.pop()
                 entries = [entry for entry in entries if is_held_out(entry, share)]
             if self.limit:  # spread over the events
                 entries = entries[:: max(1, len(entries) // self.limit)][: self.limit]
@@ -166,7 +171,7 @@ class Bench:
         """The model quantized so, exported into `out` and opened in ONNX Runtime."""
         made = {name: self.quantized(name, module, how) for name, module in self.modules.items()}
         for name, module in made.items():
-            like = NETWORKS[name]
+            like = self.networks[name]
             path = out / f"{name}.onnx"
             export(
                 module,
@@ -206,11 +211,12 @@ class Bench:
         """What a network is calibrated on, normalised: as octavo quantize does it, at level 1 and 2."""
         if (name, data) not in self.seen:
             if data == "synthetic":
-                shape = NETWORKS[name].shape[1:]
+                shape = self.networks[name].shape[1:]
                 pixels = [synthetic.images((8, *shape), seed=i) for i in range(8)]
             else:
                 model = self.make(FLOAT, Path(tempfile.mkdtemp()))
-                found = calibration_batches(name, self.data, model.run, model.settings(), self.calibration)
+                batches = part(self.info["family"], "data").calibration_batches
+                found = batches(name, self.data, model.run, model.settings(), self.calibration)
                 pixels = [torch.from_numpy(array.copy()) for array in found]
             offset, scale = (self.info["preprocessing"][key] for key in ("offset", "scale"))
             self.seen[name, data] = [(p.float() - offset) * scale for p in pixels]
