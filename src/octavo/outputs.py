@@ -132,22 +132,7 @@ class Detections:
 
     def save(self, path: str | Path, image: Any = None) -> None:
         """Draw (see `draw`) and write, in the format of the suffix. Folders are made where missing."""
-        suffix = Path(path).suffix.lower()
-        if suffix not in images.SUFFIXES:
-            raise ValueError(
-                f"{path}: cannot write {suffix or 'without a suffix'}: use one of {' '.join(images.SUFFIXES)}"
-            )
-        picture = cv2.cvtColor(self.draw(image), cv2.COLOR_RGB2BGR)
-        try:
-            with images.quiet():
-                done, data = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, picture)
-        except cv2.error:
-            done = False
-        if not done:
-            height, width = picture.shape[:2]
-            raise ValueError(f"{path}: {width}x{height} pixels do not fit into a {suffix} file: use .png")
-        with atomic(path) as temporary:
-            temporary.write_bytes(data.tobytes())
+        _write(Path(path), self.draw(image))
 
     # As text
 
@@ -212,6 +197,67 @@ class Detections:
         return supervision.Detections(
             self.xyxy.copy(), None, self.confidence.copy(), self.class_id.copy(), data=data
         )
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a reader says of one line: its text, "" where it saw none, and how sure it is of each character."""
+
+    text: str
+    confidence: float  # 0 to 1: the geometric mean over the characters
+    image: np.ndarray | None = field(default=None, repr=False, compare=False)  # (h, w, 3) uint8 RGB
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or len(self.text.splitlines()) > 1:
+            raise ValueError(f"text must be one line, not {self.text!r}")
+        if not 0 <= self.confidence <= 1:
+            raise ValueError(f"confidence must be from 0 to 1, not {self.confidence}")
+
+    def __len__(self) -> int:
+        """Characters."""
+        return len(self.text)
+
+    def shrunk(self, longest: int) -> Text:
+        """With an image whose sides are at most so many pixels."""
+        assert self.image is not None
+        scale = min(1.0, longest / max(self.image.shape[:2]))
+        height, width = (max(1, round(side * scale)) for side in self.image.shape[:2])
+        image = (
+            cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA) if scale < 1 else self.image
+        )
+        return replace(self, image=image)
+
+    def draw(self, image: Any = None) -> np.ndarray:
+        """(h, w, 3) uint8 RGB: the line as it is. Its text stands beside it, not on it: OpenCV's letters have no marks.
+
+        image: anything that images.read reads; without it, the image that was read.
+        """
+        image = self.image if image is None else image
+        if image is None:
+            raise ValueError("there is no image to draw: give one, as in .save(path, image)")
+        return images.read(image)
+
+    def save(self, path: str | Path, image: Any = None) -> None:
+        """Write the picture, in the format of the suffix, and the text beside it, with the suffix .txt."""
+        _write(Path(path), self.draw(image))
+        with atomic(Path(path).with_suffix(".txt")) as temporary:
+            temporary.write_text(self.text + "\n", encoding="utf-8")
+
+    def lines(self) -> list[str]:
+        """As `octavo predict` prints it."""
+        return [f"{self.text}  {self.confidence:.2f}"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"text": self.text, "confidence": float(f"{self.confidence:.6g}")}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Text:
+        """The inverse of `to_dict`; other entries, as in a line of `octavo predict`, are ignored."""
+        return cls(values["text"], values["confidence"])
+
+    def to_json(self) -> str:
+        """`to_dict` on one line."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
 
 def write_wider(path: str | Path, name: str, detections: Detections) -> None:
@@ -288,6 +334,26 @@ _LINE = (0, 230, 118)  # RGB: a green that neither skin nor sky has
 _POINT = (255, 214, 0)
 _DARK = (0, 40, 20)
 _SHIFT = 4  # cv2 draws at 1/16 pixel
+
+
+def _write(path: Path, picture: np.ndarray) -> None:
+    """(h, w, 3) uint8 RGB into a file, in the format of the suffix. Folders are made where missing."""
+    suffix = path.suffix.lower()
+    if suffix not in images.SUFFIXES:
+        raise ValueError(
+            f"{path}: cannot write {suffix or 'without a suffix'}: use one of {' '.join(images.SUFFIXES)}"
+        )
+    try:
+        with images.quiet():
+            bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+            done, data = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, bgr)
+    except cv2.error:
+        done = False
+    if not done:
+        height, width = picture.shape[:2]
+        raise ValueError(f"{path}: {width}x{height} pixels do not fit into a {suffix} file: use .png")
+    with atomic(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def _draw(image: np.ndarray, found: Detections) -> np.ndarray:

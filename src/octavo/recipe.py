@@ -122,6 +122,20 @@ class Network:
     multiple: int = 1
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """The same of a network that is given no pixels but what other networks found.
+
+    inputs   {name: (shape of an example, axes that may vary, each with a name)}; sizes that vary are 2 or more
+    whole    names of the inputs that are int64, the others are float32
+    outputs  a name for each output, in order
+    """
+
+    inputs: Mapping[str, tuple[tuple[int, ...], Mapping[int, str]]]
+    outputs: tuple[str, ...]
+    whole: tuple[str, ...] = ()
+
+
 def change(recipe: R, assignment: str) -> R:
     """The recipe with one number changed: "stages.pnet.schedule.epochs=8". Lists are written as JSON.
 

@@ -69,33 +69,34 @@ def parity(
     preprocessing: Mapping[str, Any] | None = None,
     runtime: str = "onnxruntime",
 ) -> Parity:
-    """Compare `module` in torch with the file in a runtime on `batches` of uint8 pixels (n, c, h, w).
+    """Compare `module` in torch with the file in a runtime on `batches`: uint8 pixels (n, c, h, w), or a call's arrays.
 
     preprocessing as given to export; a quantized module knows it from its input's grid.
     """
     open_network = import_module(f"octavo.run.on_{runtime}").open_network
-    if preprocessing is None:
-        preprocessing = _preprocessing_of(module)
     session = open_network(Path(path), threads=1)
-    normalised = Normalised(module, preprocessing)
     was_training = module.training
     module.eval()
     pairs: list[list[tuple[Tensor, Tensor]]] = []
     images = 0
     try:
         for batch in batches:
-            pixels = torch.as_tensor(batch)
-            if pixels.dtype != torch.uint8:
-                raise ValueError(f"parity is checked on uint8 pixels (n, c, h, w), got {pixels.dtype}")
-            ours = normalised(pixels)
+            given = [torch.as_tensor(a) for a in (batch if isinstance(batch, tuple) else (batch,))]
+            if len(given) == 1 and given[0].dtype == torch.uint8:
+                preprocessing = preprocessing or _preprocessing_of(module)
+                ours = Normalised(module, preprocessing)(given[0])
+            elif isinstance(batch, tuple):
+                ours = module(*given)
+            else:
+                raise ValueError(f"parity is checked on uint8 pixels (n, c, h, w), got {given[0].dtype}")
             ours = [ours] if isinstance(ours, Tensor) else list(ours)
-            theirs = [torch.from_numpy(array) for array in session(pixels.contiguous().numpy())]
+            theirs = [torch.from_numpy(array) for array in session(*(a.contiguous().numpy() for a in given))]
             if [o.shape for o in ours] != [t.shape for t in theirs]:
                 raise ValueError(
                     f"{path} gives {[t.shape for t in theirs]}, the module {[o.shape for o in ours]}"
                 )
             pairs.append(list(zip(ours, theirs, strict=True)))
-            images += len(pixels)
+            images += len(given[0])
     finally:
         module.train(was_training)
     if not pairs:

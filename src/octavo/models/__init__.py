@@ -6,8 +6,9 @@ A family answers five questions and nothing else knows it:
     loss.py     loss(outputs, targets, weights) -> {"face": ..., "box": ...}
     data.py     train_set(...), calibration_batches(...)
     predict.py  TASK, Settings, MEASURING, predict(image, run, settings)        (no torch)
-    recipe.py   RECIPES: variant -> numbers                                     (no torch)
+    recipe.py   RECIPES: variant -> numbers; NETWORKS, or networks(variant)     (no torch)
 
+One whose networks learn together has joined(modules) -> {"stage": Module} in net.py.
 One that finds its settings without running its networks again has also:
 
     tune.py     AXES, trace(image, run, wanted), replay(trace, settings)        (no torch)
@@ -63,6 +64,12 @@ def variants() -> dict[str, str]:
     return {variant: family for family in families() for variant in part(family, "recipe").RECIPES}
 
 
+def networks(variant: str) -> Mapping[str, Any]:
+    """What a variant's networks look like from outside: octavo.recipe.Network, or Arrays, of each."""
+    recipe = part(variants()[variant], "recipe")
+    return recipe.networks(variant) if hasattr(recipe, "networks") else recipe.NETWORKS
+
+
 def load_modules(folder: Path) -> dict[str, nn.Module]:
     """A folder's networks as torch modules in evaluation mode, quantized ones as quantized ones."""
     import torch
@@ -74,10 +81,10 @@ def load_modules(folder: Path) -> dict[str, nn.Module]:
         if not path.is_file():
             raise FolderError(f"{path} is missing: {folder} has no trainable weights, only a runtime's files")
         if info.get("scheme"):
-            from octavo.quantize import Scheme, prepare
+            from octavo.quantize import Scheme, formed
 
             scheme = scheme_for(Scheme.from_dict(info["scheme"]), name)
-            modules[name] = module = prepare(module, scheme)
+            modules[name] = module = formed(module, scheme)
         try:
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # the unpickler and load_state_dict have many ways to refuse
@@ -89,11 +96,16 @@ def load_modules(folder: Path) -> dict[str, nn.Module]:
 def scheme_for(scheme: Scheme, network: str) -> Scheme:
     """A folder's scheme as it is for one of its networks: a pattern "pnet/conv1*" is about layers of pnet alone."""
     own = f"{network}/"
-    skip = tuple(p.removeprefix(own) for p in scheme.skip if "/" not in p or p.startswith(own))
-    overrides = tuple(
-        (p.removeprefix(own), grids) for p, grids in scheme.overrides if "/" not in p or p.startswith(own)
-    )
-    return replace(scheme, skip=skip, overrides=overrides)
+
+    def fits(pattern: str) -> bool:
+        return "/" not in pattern or pattern.startswith(own)
+
+    def of_it(patterns: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(p.removeprefix(own) for p in patterns if fits(p))
+
+    overrides = tuple((p.removeprefix(own), grids) for p, grids in scheme.overrides if fits(p))
+    skip, dynamic, stored = of_it(scheme.skip), of_it(scheme.dynamic), of_it(scheme.stored)
+    return replace(scheme, skip=skip, dynamic=dynamic, stored=stored, overrides=overrides)
 
 
 def save_module(module: nn.Module, path: Path) -> None:
@@ -119,54 +131,57 @@ def train_stages(
     teachers: Sequence[Mapping[str, nn.Module]] = (),
     **fabric: Any,
 ) -> dict[str, nn.Module]:
-    """Train the named networks of a family in order, each on what the ones before it let through.
+    """Train the named stages of a family in order, each on what the ones before it let through.
 
-    A network that is not among the stages is read from folder/NAME.pt. folder gets NAME.pt for each, the
-    samples, checkpoints and logs. as_function turns a named module into a function of pixels (octavo.run), hooks
-    and making give the callbacks that watch a network's training and its sample making. origin names trained
-    modules that training starts from, "" fresh ones. Quantized modules are trained as recipe.qat says. teachers are
-    networks to learn from besides, see octavo.train.
+    A stage is a network of that name, unless the family's net.py says otherwise: `joined(modules)` gives the modules
+    that are trained, around one network or more. Networks of a stage that is not named are read from folder/NAME.pt.
+    folder gets NAME.pt for each network, the samples, checkpoints and logs. as_function turns a named module into a
+    function of arrays (octavo.run), hooks and making give the callbacks that watch a stage's training and its sample
+    making. origin names trained modules that training starts from, "" fresh ones. Quantized modules are trained as
+    recipe.qat says; those whose ranges are found at run time learn in float and are stored as integers again. teachers
+    are networks to learn from besides, see octavo.train.
     """
     import torch
 
+    from octavo.quantize.dynamic import float_twin, is_dynamic, renew
     from octavo.train import make_fabric
 
+    joined = getattr(part(family, "net"), "joined", dict)
     started = make_fabric(**fabric)
     run: dict[str, Callable[..., Any]] = {}
     fingerprint = ""
-    for name, module in modules.items():
-        path = folder / f"{name}.pt"
+    learning = {name: float_twin(m) if is_dynamic(m) else m for name, m in modules.items()}
+    stages_of = joined(learning)
+    for name, module in stages_of.items():
+        inside = [n for n, m in learning.items() if any(m is child for child in module.modules())]
         if name in stages:
             with started.rank_zero_first():  # the others find the samples made
                 samples = part(family, "data").train_set(
                     name, recipe, data, folder / "samples", run, fingerprint, making(name)
                 )
+            taught_by = [joined(teacher)[name] for teacher in teachers]
             train_stage(
-                family,
-                name,
-                module,
-                recipe,
-                samples,
-                folder,
-                hooks(name),
-                origin,
-                started,
-                [t[name] for t in teachers],
+                family, name, module, recipe, samples, folder, hooks(name), origin, started, taught_by
             )
-            if started.is_global_zero:
-                save_module(module, path)
+            for n in inside:
+                if modules[n] is not learning[n]:
+                    renew(modules[n], learning[n])
+                if started.is_global_zero:
+                    save_module(modules[n], folder / f"{n}.pt")
             started.barrier()
-        else:
-            if not any(later in stages for later in list(modules)[list(modules).index(name) :]):
-                break
-            if not path.is_file():
-                raise FolderError(
-                    f"{path} is missing: train {name} first, later networks learn from what it finds"
-                )
-            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        module.cpu().eval()
-        run[name] = as_function(name, module)
-        fingerprint += hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        elif not any(later in stages for later in list(stages_of)[list(stages_of).index(name) :]):
+            break
+        for n in inside:
+            path = folder / f"{n}.pt"
+            if name not in stages:
+                if not path.is_file():
+                    raise FolderError(
+                        f"{path} is missing: train {name} first, later networks learn from what it finds"
+                    )
+                modules[n].load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            modules[n].cpu().eval()
+            run[n] = as_function(n, modules[n])
+            fingerprint += hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return dict(modules)
 
 
@@ -186,7 +201,7 @@ def train_stage(
     import torch
 
     from octavo.quantize import qat
-    from octavo.quantize.prepare import QuantModel
+    from octavo.quantize.prepare import grids
     from octavo.train import fit
 
     net, stage = part(family, "net"), recipe.stages[name]
@@ -197,7 +212,7 @@ def train_stage(
         net.resume(teacher, stage)
     loss = partial(part(family, "loss").loss, weights=stage.weights)
     plan = None
-    if isinstance(module, QuantModel):
+    if grids(module):
         plan = qat.begin(module, loss, recipe.qat, stage.schedule.epochs * stage.schedule.steps)
         origin = f"{origin} {recipe.qat}"
     if teachers:

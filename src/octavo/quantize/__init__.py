@@ -19,6 +19,7 @@ try:
     from octavo.quantize.calibrate import Calibration, calibrate
     from octavo.quantize.describe import describe
     from octavo.quantize.fake import FakeQuant, QuantLayer
+    from octavo.quantize.form import formed
     from octavo.quantize.prepare import TraceError, fold, grids, layers, prepare, set_mode
 except ModuleNotFoundError as error:
     if error.name != "torch":
@@ -34,6 +35,7 @@ __all__ = [
     "calibrate",
     "describe",
     "fold",
+    "formed",
     "grids",
     "layers",
     "prepare",

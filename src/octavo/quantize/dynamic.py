@@ -93,13 +93,18 @@ class _Quantized(nn.Module):
 
     def __init__(self, layer: nn.Module, bits: int = 8, group: int | None = None) -> None:
         super().__init__()
+        self.bits, self.group = bits, group
         self.weights = nn.ModuleDict()
+        self.store(layer)
+        self._layer = (copy.deepcopy(layer).to("meta"),)  # in a tuple: no submodule, so no part of the state
+
+    def store(self, layer: nn.Module) -> None:
+        """Take the weights of a float layer that is built like this one."""
         for name, parameter in layer.named_parameters(recurse=False):
             if "weight" in name:
-                self.weights[name] = Stored(parameter, bits, group)
+                self.weights[name] = Stored(parameter, self.bits, self.group)
             else:
                 self.register_parameter(name, nn.Parameter(parameter.detach().clone()))
-        self._layer = (copy.deepcopy(layer).to("meta"),)  # in a tuple: no submodule, so no part of the state
 
     @property
     def layer(self) -> Any:
@@ -266,6 +271,23 @@ def float_twin(module: nn.Module) -> nn.Module:
     return made
 
 
+def is_dynamic(module: nn.Module) -> bool:
+    """Whether a layer of this file is in it."""
+    return any(isinstance(child, _Quantized) for child in module.modules())
+
+
+def renew(module: nn.Module, twin: nn.Module) -> None:
+    """Give every layer of this file in `module` the weights of its float twin, stored as before; and the rest too."""
+    layers = {name: child for name, child in module.named_modules() if isinstance(child, _Quantized)}
+    for name, child in layers.items():
+        child.store(twin.get_submodule(name))
+    own = module.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for key, value in twin.state_dict().items():
+            if key in own:
+                own[key].copy_(value)
+
+
 def stored_bytes(module: nn.Module) -> int:
     """Of parameters and buffers: what a state dict takes."""
     return sum(t.numel() * t.element_size() for t in module.state_dict().values())
@@ -334,13 +356,14 @@ def to_onnx(
     *example: Tensor,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    dynamic: Mapping[int, str] | None = None,
+    dynamic: Mapping[int, str] | Sequence[Mapping[int, str]] | None = None,
 ) -> None:
     """Write a network of float inputs as ONNX (opset 19): the float twin where layers of this file are in it.
 
-    dynamic: axes of every input that may vary. Networks that take images: octavo.export.
+    dynamic: axes that may vary, of every input or of each in order. Networks that take images: octavo.export.
     """
-    axes = dict.fromkeys(dynamic or {}, torch.export.Dim.DYNAMIC)
+    of_each = [dynamic or {}] * len(example) if dynamic is None or isinstance(dynamic, Mapping) else dynamic
+    axes = tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in of_each)
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # the exporter's remarks are about its own parts
@@ -355,7 +378,7 @@ def to_onnx(
                 verbose=False,
                 input_names=list(inputs),
                 output_names=list(outputs),
-                dynamic_shapes=tuple(axes for _ in example) if axes else None,
+                dynamic_shapes=axes if any(axes) else None,
             )
     finally:
         log.setLevel(level)

@@ -35,7 +35,7 @@ from torch.utils.hooks import RemovableHandle
 
 from octavo.quantize.boost import GradBoost
 from octavo.quantize.fake import SMALLEST
-from octavo.quantize.prepare import QuantModel, grids, layers, set_mode
+from octavo.quantize.prepare import grids, layers, set_mode
 
 Outputs = Any  # a tensor or a tuple of tensors
 Loss = Callable[[Outputs, dict[str, Tensor]], dict[str, Tensor]]
@@ -64,7 +64,7 @@ class Options(Protocol):
 class Plan:
     """What a loop needs: the loss to minimise and the companions to call; `end` when it is done."""
 
-    model: QuantModel
+    model: nn.Module
     loss: Loss
     companions: list[Any] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Plan:
 
 def begin(model: nn.Module, loss: Loss, options: Options, steps: int) -> Plan:
     """Make a calibrated network ready to be trained for `steps` steps. `options`: see octavo.recipe.Qat."""
-    if not isinstance(model, QuantModel):
+    if not grids(model):
         raise ValueError(
             f"{type(model).__name__} has no quantizers to train with: prepare and calibrate it first"
         )
@@ -209,7 +209,7 @@ def _distilled(plan: Plan, loss: Loss, options: Options) -> Loss:
         parts = {}
         if options.labels:
             parts = {name: options.labels * part for name, part in loss(outputs, targets).items()}
-        teacher.to(given[0].device)
+        teacher.to(next(student.parameters()).device)
         with torch.no_grad():
             wanted = teacher(*given)
         if options.outputs:

@@ -75,6 +75,10 @@ class Scheme:
     # Off: 8 bits are few for scores (MTCNN, AP on crowds .903 -> .899), and no faster once octavo.lower was there.
     quantize_outputs: bool = False
     skip: tuple[str, ...] = ()  # layers kept in float
+    # Networks without grids (quantize/dynamic.py): linear and recurrent layers whose input's range is found at each
+    # call, and layers of which the weights alone are integers.
+    dynamic: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
     # (pattern, {"weight": Grid, "activation": Grid of the layer's output}); the first that fits counts.
     overrides: tuple[tuple[str, Mapping[str, Grid]], ...] = ()
 
@@ -127,7 +131,8 @@ class Scheme:
                     fields[kind] = grid(fields[kind])
             if fields.get("input_range") is not None:
                 fields["input_range"] = tuple(fields["input_range"])
-            fields["skip"] = tuple(fields.get("skip", ()))
+            for kind in ("skip", "dynamic", "stored"):
+                fields[kind] = tuple(fields.get(kind, ()))
             fields["overrides"] = tuple(
                 (pattern, {kind: Grid(**value) for kind, value in grids.items()})
                 for pattern, grids in fields.get("overrides", ())

@@ -2,7 +2,9 @@
 
 A network is called with ONE contiguous uint8 array (n, 3, h, w), RGB, raw pixels 0 to 255, and answers with
 float32 arrays in a fixed order, which belong to the caller. Every exported file holds the normalisation, so
-nothing else is done to the pixels here. `open` makes the mapping {network: function} that predict.py takes.
+nothing else is done to the pixels here. A network that is given what other networks found, no pixels, takes their
+arrays (float32, or int64 where it counts) in the order of its inputs. `open` makes the mapping
+{network: function} that predict.py takes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Network(Protocol):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
-    def __call__(self, image: np.ndarray, /) -> tuple[np.ndarray, ...]: ...
+    def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]: ...
 
 
 def available() -> list[str]:
@@ -135,6 +137,17 @@ def input_error(error: Exception, image: Any, shape: Sequence[Any], path: Path) 
     text = str(error).strip().splitlines()
     return ValueError(
         f"{path.name} failed on {image.shape}, perhaps too small for it: {text[-1] if text else error}"
+    )
+
+
+def arrays_error(error: Exception, arrays: Sequence[Any], inputs: Sequence[str], path: Path) -> Exception:
+    """What was wrong with the arrays given to a network that takes no pixels, as a ValueError."""
+    given = ", ".join(
+        f"{getattr(a, 'dtype', type(a).__name__)} {getattr(a, 'shape', '')}".strip() for a in arrays
+    )
+    text = str(error).strip().splitlines()
+    return ValueError(
+        f"{path.name} takes {', '.join(inputs)}; it was given {given or 'nothing'}: {text[-1] if text else error}"
     )
 
 

@@ -143,16 +143,20 @@ class Timed:
         self.network, self.clock = network, clock
         self.inputs, self.outputs = network.inputs, network.outputs
         self.seconds, self.calls = 0.0, 0
-        self.largest: np.ndarray | None = None
+        self.largest: tuple[np.ndarray, ...] = ()  # none, before the first call
 
-    def __call__(self, image: np.ndarray, /) -> tuple[np.ndarray, ...]:
+    def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         started = self.clock()
-        arrays = self.network(image)
+        found = self.network(*arrays)
         self.seconds += self.clock() - started
         self.calls += 1
-        if self.largest is None or image.size > self.largest.size:
-            self.largest = image
-        return arrays
+        if not self.largest or _values(arrays) > _values(self.largest):
+            self.largest = arrays
+        return found
+
+
+def _values(arrays: Sequence[np.ndarray]) -> int:
+    return sum(array.size for array in arrays)
 
 
 def bench(
@@ -229,20 +233,20 @@ def bench(
     return rows
 
 
-def layers(path: Path, backend: str, image: np.ndarray, runs: int = 20) -> list[Layer]:
-    """The operators of a network file as the runtime executes them for this input (uint8 NCHW), in order."""
+def layers(path: Path, backend: str, *arrays: np.ndarray, runs: int = 20) -> list[Layer]:
+    """The operators of a network file as the runtime executes them for this call (uint8 NCHW, or arrays), in order."""
     if backend == "onnxruntime":
-        return _onnxruntime_layers(path, image, runs)
+        return _onnxruntime_layers(path, arrays, runs)
     if backend == "openvino":
-        return _openvino_layers(path, image, runs)
+        return _openvino_layers(path, arrays, runs)
     raise ValueError(f"layers are known of onnxruntime and openvino, which run files, not of {backend!r}")
 
 
-def largest_inputs(model: Candidate, image: np.ndarray) -> dict[str, np.ndarray]:
-    """{network: the largest input (n, 3, h, w) it is given for this image}; networks never called are absent."""
+def largest_inputs(model: Candidate, image: np.ndarray) -> dict[str, tuple[np.ndarray, ...]]:
+    """{network: the arrays of the largest call for this image}; networks never called are absent."""
     run = {name: Timed(network) for name, network in model.run.items()}
     model.predict(image, run)
-    return {name: network.largest for name, network in run.items() if network.largest is not None}
+    return {name: network.largest for name, network in run.items() if network.largest}
 
 
 def share(table: Sequence[Layer]) -> Share:
@@ -372,15 +376,15 @@ def _integers(model: Candidate, run: Mapping[str, Timed]) -> Share | None:
         return None
     table: list[Layer] = []
     for network in run.values():
-        if network.largest is not None:  # never called: no shape is known, and it costs nothing
-            table += layers(network.network.path, model.backend, network.largest, runs=1)  # type: ignore[attr-defined]
+        if network.largest:  # never called: no shape is known, and it costs nothing
+            table += layers(network.network.path, model.backend, *network.largest, runs=1)  # type: ignore[attr-defined]
     return share(table)
 
 
-def _onnxruntime_layers(path: Path, image: np.ndarray, runs: int) -> list[Layer]:
+def _onnxruntime_layers(path: Path, arrays: Sequence[np.ndarray], runs: int) -> list[Layer]:
     with tempfile.TemporaryDirectory() as temporary:
-        timed = _profile(path, image, f"{temporary}/timed", runs)
-        plain = _profile(path, image, f"{temporary}/plain", 1, plain=True)
+        timed = _profile(path, arrays, f"{temporary}/timed", runs)
+        plain = _profile(path, arrays, f"{temporary}/plain", 1, plain=True)
     work = {name: _multiply_adds(args["op_name"], args) for name, (args, _) in plain.items()}
     # The last optimizations may rename a conv, pad its channels and move its axes: then it is known by rows and
     # columns of its output. Two of the same size (the heads) may change places, their sum is right.
@@ -412,7 +416,7 @@ def _onnxruntime_layers(path: Path, image: np.ndarray, runs: int) -> list[Layer]
 
 
 def _profile(
-    path: Path, image: np.ndarray, prefix: str, runs: int, plain: bool = False
+    path: Path, arrays: Sequence[np.ndarray], prefix: str, runs: int, plain: bool = False
 ) -> dict[str, tuple[dict[str, Any], list[float]]]:
     """{node: (what ONNX Runtime's profile tells of it, microseconds of each run)}, in the order of execution.
 
@@ -428,8 +432,9 @@ def _profile(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = {value.name: array for value, array in zip(session.get_inputs(), arrays, strict=True)}
     for _ in range(runs):
-        session.run(None, {session.get_inputs()[0].name: image})
+        session.run(None, given)
     nodes: dict[str, tuple[dict[str, Any], list[float]]] = {}
     for event in json.loads(Path(session.end_profiling()).read_text()):
         name = event["name"].removesuffix("_kernel_time")
@@ -458,17 +463,18 @@ def _multiply_adds(op: str, args: Mapping[str, Any]) -> int | None:
     return prod(shapes[0]) * output[-1]
 
 
-def _openvino_layers(path: Path, image: np.ndarray, runs: int) -> list[Layer]:
+def _openvino_layers(path: Path, arrays: Sequence[np.ndarray], runs: int) -> list[Layer]:
     from octavo.run.on_openvino import core
 
     model = core().read_model(str(path))
-    model.reshape(list(image.shape))
+    shapes = zip(model.inputs, arrays, strict=True)
+    model.reshape({value.any_name: list(array.shape) for value, array in shapes})
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERF_COUNT": True}
     compiled = core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", **options})
     request = compiled.create_infer_request()
     times: dict[str, list[float]] = {}
     for _ in range(runs):
-        request.infer(image, share_inputs=True)
+        request.infer(list(arrays), share_inputs=True)
         for node in request.profiling_info:
             times.setdefault(node.node_name, []).append(node.real_time.total_seconds() * 1e3)
     table = []

@@ -20,13 +20,13 @@ import numpy as np
 
 from octavo import folder as model_folder
 from octavo.folder import FolderError
-from octavo.run import file_error, input_error
+from octavo.run import arrays_error, file_error, input_error
 
 QUIET = 4  # fatal only: errors are raised as exceptions and would be printed a second time
 
 
 class Session:
-    """One open network: uint8 (n, 3, h, w) -> float32 arrays in the order of `outputs`."""
+    """One open network: uint8 (n, 3, h, w), or arrays in the order of `inputs`, -> arrays in that of `outputs`."""
 
     __slots__ = ("_names", "_session", "inputs", "outputs", "path")
 
@@ -36,11 +36,14 @@ class Session:
         self.outputs: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
         self._session, self._names = session, list(self.outputs)
 
-    def __call__(self, image: np.ndarray, /) -> tuple[np.ndarray, ...]:
+    def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         try:
-            return tuple(self._session.run(self._names, {self.inputs[0]: image}))
+            return tuple(self._session.run(self._names, dict(zip(self.inputs, arrays, strict=True))))
         except Exception as error:
-            raise input_error(error, image, self._session.get_inputs()[0].shape, self.path) from error
+            first = self._session.get_inputs()[0]
+            if first.type == "tensor(uint8)" and len(arrays) == 1:
+                raise input_error(error, arrays[0], first.shape, self.path) from error
+            raise arrays_error(error, arrays, self.inputs, self.path) from error
 
 
 def session_options(threads: int) -> Any:

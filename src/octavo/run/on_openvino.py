@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from octavo.run import file_error, input_error
+from octavo.run import arrays_error, file_error, input_error
 
 STATIC = 32  # fixed graphs kept: two image sizes of up to 16 pyramid levels; some 2 MB each at 640x480
 REMEMBERED = 1024  # shapes whose running time is remembered
@@ -47,12 +47,7 @@ class Compiled:
         self.inputs: tuple[str, ...] = tuple(value.any_name for value in model.inputs)
         self.outputs: tuple[str, ...] = tuple(value.any_name for value in model.outputs)
         self._model = model
-        self._options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "CPU_RUNTIME_CACHE_CAPACITY": str(CODE_CACHE),
-        }
+        self._options = _options(threads)
         self._dims = [side.get_length() if side.is_static else -1 for side in model.input(0).partial_shape]
         self._free = [axis for axis, side in enumerate(self._dims) if side < 0]
         batched = all(value.partial_shape[0].is_dynamic for value in model.outputs)
@@ -150,7 +145,40 @@ class Compiled:
         return self._static.get(shape) or self._compile(shape)
 
 
-def _infer(request: Any, image: np.ndarray) -> tuple[np.ndarray, ...]:
+class OnArrays:
+    """One open network that is given no pixels: arrays in the order of `inputs` -> arrays in that of `outputs`.
+
+    One graph with free sizes: what such a network is given (places of a line, characters written) varies from call to
+    call, and there is less to compute than a fixed graph would take to be made.
+    """
+
+    def __init__(self, model: Any, path: Path, threads: int) -> None:
+        self.path = path
+        self.inputs: tuple[str, ...] = tuple(value.any_name for value in model.inputs)
+        self.outputs: tuple[str, ...] = tuple(value.any_name for value in model.outputs)
+        self._types = [np.dtype(value.element_type.to_dtype()) for value in model.inputs]
+        self._request = core().compile_model(model, "CPU", _options(threads)).create_infer_request()
+
+    def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        given = [getattr(array, "dtype", None) for array in arrays]
+        if given != self._types:  # it would convert without a word
+            raise arrays_error(TypeError("other types"), arrays, self.inputs, self.path)
+        try:
+            return _infer(self._request, list(arrays))
+        except Exception as error:
+            raise arrays_error(error, arrays, self.inputs, self.path) from error
+
+
+def _options(threads: int) -> dict[str, Any]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "CPU_RUNTIME_CACHE_CAPACITY": str(CODE_CACHE),
+    }
+
+
+def _infer(request: Any, image: np.ndarray | list[np.ndarray]) -> tuple[np.ndarray, ...]:
     return tuple(request.infer(image, share_inputs=True, share_outputs=False).values())
 
 
@@ -161,9 +189,11 @@ def core() -> Any:
     return openvino.Core()
 
 
-def open_network(path: Path, threads: int = 1) -> Compiled:
+def open_network(path: Path, threads: int = 1) -> Compiled | OnArrays:
     """Load `path` (.onnx). FolderError (a ValueError) for a file that OpenVINO cannot load."""
     try:
-        return Compiled(core().read_model(str(path)), Path(path), threads)
+        model = core().read_model(str(path))
+        pixels = model.input(0).element_type.get_type_name() == "u8"
+        return (Compiled if pixels else OnArrays)(model, Path(path), threads)
     except Exception as error:
         raise file_error(error, path, "OpenVINO") from error

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
-from octavo.models import load_modules, part
+from octavo.models import load_modules
+from octavo.models import networks as networks_of
+from octavo.recipe import Network
 from octavo.verbs.extras import need_torch
 from octavo.verbs.model import load
 from octavo.verbs.photographs import images_at, samples
@@ -39,7 +41,9 @@ def convert(
         raise UnknownName(f"no format {to!r}.{did_you_mean(to, FORMATS)} There are: {', '.join(FORMATS)}.")
     path = folder.find(model)
     info = folder.read_info(path)
-    modules, networks = load_modules(path), part(info["family"], "recipe").NETWORKS
+    modules, networks = load_modules(path), networks_of(info["variant"])
+    if others := [name for name, like in networks.items() if not isinstance(like, Network)]:
+        raise ValueError(f"{to} is given networks that see pixels, and {', '.join(others)} of {path} don't")
     out_path = Path(out or path)
     write = import_module(f"octavo.export.to_{to}").write
     with folder.staged(out_path) as stage:

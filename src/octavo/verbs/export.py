@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo import folder
-from octavo.models import load_modules, part
+from octavo.models import load_modules
+from octavo.models import networks as networks_of
+from octavo.recipe import Network
 from octavo.verbs.extras import need_torch
 from octavo.verbs.model import load
 from octavo.verbs.photographs import images_at, samples
@@ -46,9 +48,8 @@ def export(
     network; they need a folder of their own.
     Returns the folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
     """
-    torch = need_torch()
-    from octavo.export import export as write
-    from octavo.export import parity
+    need_torch()
+    from octavo.export import example, parity, write
     from octavo.lower import REWRITES
     from octavo.lower import write as write_lowered
     from octavo.quantize.dynamic import half as halved
@@ -68,7 +69,7 @@ def export(
             f"half precision would replace the float files of {path}: give another folder (--out)"
         )
     modules = load_modules(path)
-    networks = part(info["family"], "recipe").NETWORKS
+    networks = networks_of(info["variant"])
     opened = load(path, "torch")
     seen = seen_by(opened, [Path(p) for i in images for p in images_at(i)] or samples(opened.task_name))
     if half:
@@ -79,22 +80,11 @@ def export(
     with folder.staged(out_path) as stage:
         for name, module in modules.items():
             like = networks[name]
-            write(
-                halved(module) if half else module,
-                stage / f"{name}.onnx",
-                torch.zeros(like.shape),
-                target=info["target"],
-                dynamic=like.free,
-                outputs=like.outputs,
-                preprocessing=info["preprocessing"],
-            )
-            noise = torch.randint(
-                0, 256, like.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-            )
-            batches = [torch.from_numpy(pixels) for pixels in seen[name]]
-            check = partial(parity, module, batches=batches or [noise], preprocessing=info["preprocessing"])
+            write(halved(module) if half else module, stage / f"{name}.onnx", like, info["preprocessing"])
+            batches = seen[name] or [tuple(array.numpy() for array in example(like))]
+            check = partial(parity, module, batches=batches, preprocessing=info["preprocessing"])
             parities[name] = check(stage / f"{name}.onnx")
-            for runtime in runtimes:
+            for runtime in runtimes if isinstance(like, Network) else ():
                 if done := write_lowered(stage / f"{name}.onnx", runtime, like.multiple):
                     form = f"{name}.{runtime}"
                     lowered[form] = Lowered(tuple(done), check(stage / f"{form}.onnx"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from octavo.recipe import Arrays
     from octavo.recipe import Network as NetworkShape
 
 # Pixels around zero in steps of 1/128: the 8-bit grid itself, so that the first quantizer loses nothing. A family whose
@@ -44,16 +45,13 @@ def float_info(variant: str, networks: list[str], recipe: Any, data: str) -> dic
     } | folder.provenance()
 
 
-def in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[str, Any]) -> Network:
-    """A module, float or quantized, as a function of pixels, through a temporary export at the first call.
+def in_runtime(module: nn.Module, like: NetworkShape | Arrays, preprocessing: Mapping[str, Any]) -> Network:
+    """A module, float or quantized, as a function of arrays, through a temporary export at the first call.
 
     Mining and calibration show a network images of every size: ONNX Runtime runs P-Net over such a pyramid in
     a quarter to a tenth of eager torch's time, which compiles its kernels anew for every shape.
     """
-    import torch
-
-    from octavo.export import export as write
-    from octavo.quantize.prepare import QuantModel
+    from octavo.export import write
     from octavo.run.on_onnxruntime import open_network
 
     lock = threading.Lock()  # samples are made in several threads
@@ -62,20 +60,12 @@ def in_runtime(module: nn.Module, like: NetworkShape, preprocessing: Mapping[str
     def opened() -> Network:
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "network.onnx"
-            write(
-                module,
-                path,
-                torch.zeros(like.shape),
-                target=module.meta["scheme"].target if isinstance(module, QuantModel) else None,
-                dynamic=like.free,
-                outputs=like.outputs,
-                preprocessing=preprocessing,
-            )
+            write(module, path, like, preprocessing)
             return open_network(path, 1)
 
-    def call(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+    def call(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         with lock:
             network = opened()
-        return network(pixels)
+        return network(*arrays)
 
     return call

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.models import load_modules, part, save_module, scheme_for
+from octavo.models import networks as networks_of
 from octavo.verbs.extras import need_torch
 from octavo.verbs.float_model import in_runtime
 from octavo.verbs.int8_model import Batches
@@ -63,10 +64,10 @@ def quantize(
     """Float model folder -> INT8 model folder (default runs/NAME-int8). Returns it.
 
     level: 1 to 4, see above; from 2 on `data` is needed. Each network is calibrated on what the float ones before
-    it let through of `images` training images. weight_scales: one per "channel", "tensor" or "group". keep_float adds
-    name patterns of layers to the recipe's ("pnet/face" is one of pnet alone); `scheme` goes to
-    quantize.Scheme.for_target. equalize, rounding, correct_bias: the methods of quantize.equalize and
-    quantize.rounding, in this order. changes go to `train`, at levels 3 and 4.
+    it let through of `images` training images, unless its layers are the recipe's dynamic_layers. weight_scales: one
+    per "channel", "tensor" or "group". keep_float adds name patterns of layers to the recipe's ("pnet/face" is one of
+    pnet alone); `scheme` goes to quantize.Scheme.for_target. equalize, rounding, correct_bias: the methods of
+    quantize.equalize and quantize.rounding, in this order. changes go to `train`, at levels 3 and 4.
     """
     need_torch()
     from octavo.quantize import Grid, Scheme
@@ -84,10 +85,15 @@ def quantize(
     if level < 3 and (changes := tuple(changes)):
         raise ValueError(f"level {level} does not train: nothing is there for {', '.join(changes)} to change")
     out = Path(out or Path("runs") / f"{path.name}-int8")
-    skip = (*recipe(info["variant"]).float_layers, *keep_float)
+    chosen_recipe = recipe(info["variant"])
+    skip = (*chosen_recipe.float_layers, *keep_float)
     weight = Grid(weight_bits, granularity=weight_scales, narrow=True)
     offset, step = (info["preprocessing"][name] for name in ("offset", "scale"))
-    scheme = {"input_range": ((0 - offset) * step, (255 - offset) * step)} | scheme
+    scheme = {
+        "input_range": ((0 - offset) * step, (255 - offset) * step),
+        "dynamic": getattr(chosen_recipe, "dynamic_layers", ()),
+        "stored": getattr(chosen_recipe, "stored_layers", ()),
+    } | scheme
     scheme_ = Scheme.for_target(target, weight=weight, calibrator=calibrator, skip=skip, **scheme)
     chosen = {"equalize": equalize, "rounding": rounding, "correct_bias": correct_bias}
     methods = [name for name, wanted in chosen.items() if wanted]
@@ -115,6 +121,8 @@ def _calibrated(
     progress: NetworkProgress | None,
 ) -> Path:
     """The folder that levels 1 (data is None) and 2 give."""
+    from octavo.quantize.form import formed, has_grids
+
     modules = load_modules(path)
     batches = _synthetic(info, images) if data is None else _seen(info, modules, data, images)
     calibrations = {}
@@ -122,17 +130,24 @@ def _calibrated(
         for name, module in modules.items():
             watched = partial(progress, name) if progress else None
             own = scheme_for(scheme, name)
-            quantized, done = _quantized(module, own, batches(name), methods, data is None, watched)
-            calibrations[name] = done.to_dict()
-            save_module(quantized, stage / f"{name}.pt")
+            if has_grids(own):
+                module, done = _quantized(module, own, batches(name), methods, data is None, watched)
+                calibrations[name] = done.to_dict()
+            else:
+                module = formed(module, own)
+            save_module(module, stage / f"{name}.pt")
         hashes = "".join(c["hash"] for c in calibrations.values())
-        calibration = {
-            "hash": hashlib.sha256(hashes.encode()).hexdigest(),
-            "images": images,
-            "method": ", ".join([next(iter(calibrations.values()))["method"], *methods]),
-            "data": "synthetic" if data is None else str(data),
-            "networks": calibrations,
-        }
+        calibration = (
+            {
+                "hash": hashlib.sha256(hashes.encode()).hexdigest(),
+                "images": images,
+                "method": ", ".join([next(iter(calibrations.values()))["method"], *methods]),
+                "data": "synthetic" if data is None else str(data),
+                "networks": calibrations,
+            }
+            if calibrations
+            else None
+        )
         changed = {
             "precision": "int8",
             "target": scheme.target,
@@ -173,7 +188,7 @@ def _synthetic(info: Mapping[str, Any], images: int) -> Callable[[str], Batches]
     """For each network, images from nothing, in the size it is exported with."""
     from octavo.quantize import synthetic
 
-    networks = part(info["family"], "recipe").NETWORKS
+    networks = networks_of(info["variant"])
 
     def batches(name: str) -> Batches:
         sizes = [min(SYNTHETIC, images - start) for start in range(0, images, SYNTHETIC)]
@@ -189,7 +204,7 @@ def _seen(
 ) -> Callable[[str], Batches]:
     """For each network, what the float ones before it let through of training images."""
     settings = part(info["family"], "predict").Settings.of(info["settings"])
-    networks = part(info["family"], "recipe").NETWORKS
+    networks = networks_of(info["variant"])
     calibration_batches = part(info["family"], "data").calibration_batches
     floats = {
         name: in_runtime(module, networks[name], info["preprocessing"]) for name, module in modules.items()

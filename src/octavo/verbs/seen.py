@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def seen_by(model: Model, paths: list[Path], batches: int = 32) -> dict[str, list[np.ndarray]]:
-    """{network: the first `batches` arrays it is given} while a model looks at images."""
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in model.run}
+def seen_by(model: Model, paths: list[Path], batches: int = 32) -> dict[str, list[tuple[np.ndarray, ...]]]:
+    """{network: the arrays of its first `batches` calls} while a model looks at images."""
+    seen: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in model.run}
 
     def watched(name: str, network: Network) -> Network:
-        def call(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        def call(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
             if len(seen[name]) < batches:
-                seen[name].append(pixels)
-            return network(pixels)
+                seen[name].append(arrays)
+            return network(*arrays)
 
         return call
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
+from octavo.models import networks as networks_of
 from octavo.models import part, save_module, scheme_for, task
 from octavo.verbs.held_out import held_out_accuracy
 from octavo.verbs.int8_model import batch_progress, batches_of, open_int8
@@ -96,7 +97,7 @@ def _by_sqnr(
 ) -> Measured:
     from octavo.quantize.sensitivity import by_sqnr, keep_float, sqnr_score
 
-    networks = part(info["family"], "recipe").NETWORKS
+    networks = networks_of(info["variant"])
     tables: dict[str, Table] = {}
     kept: list[str] = []
     score: dict[str, float] = {}

@@ -14,4 +14,4 @@ Progress = Callable[[int, int], None]  # done, of how many
 NetworkProgress = Callable[[str, int], None]  # network, done
 StepProgress = Callable[[str, int, int], None]  # network, done, of how many
 TrainingProgress = Callable[[str, int, int, dict[str, float]], None]  # network, step, of how many, losses
-Network = Callable[["np.ndarray"], "tuple[np.ndarray, ...]"]
+Network = Callable[..., "tuple[np.ndarray, ...]"]  # of arrays

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
 from octavo.models import load_modules, part, save_module, task, train_stages
+from octavo.models import networks as networks_of
 from octavo.recipe import to_dict
 from octavo.verbs.extras import need_torch
 from octavo.verbs.float_model import float_info, in_runtime, preprocessing
@@ -62,7 +63,7 @@ def train(
     for name, module in modules.items() if start.folder else ():
         if not (out / f"{name}.pt").is_file():  # one that isn't trained stays what it was
             save_module(module, out / f"{name}.pt")
-    networks = part(start.family, "recipe").NETWORKS
+    networks = networks_of(start.variant)
     pixels = start.info.get("preprocessing", preprocessing(start.family))
     train_stages(
         start.family,

@@ -1,0 +1,221 @@
+"""One line of text: scaled to 32 pixels high, looked at once, written character by character.
+
+    image -> pieces of at most 512 columns -> cnn -> encoder -> decoder, again and again until it says "end" -> Text
+
+A line that is far wider than the network reads is cut where there is most paper, between words. Pieces are read
+together, those of one width as one batch. Only NumPy and OpenCV: `run` maps a network's name to a function of
+arrays (see octavo.run), so the same lines serve every runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from octavo.outputs import Text
+
+from .vocabulary import END, PADDING, SPECIAL, START, decode
+
+TASK = "text"
+HEIGHT = 32  # of what the network reads, pixels; and its widths: VietOCR's
+WIDEST = 512
+STEP = 32  # widths are whole multiples of this: few shapes, so that runtimes can prepare for each
+SQUEEZED = 1.2  # a line may be so many times wider than WIDEST; it is pressed then, beyond that it is cut
+
+# What CER is measured with unless a caller says otherwise: what it is used with.
+MEASURING: dict[str, float] = {}
+
+Network = Callable[..., tuple[np.ndarray, ...]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may change at prediction time.
+
+    beams    texts that are followed at the same time; 1: the likeliest character is taken at each step
+    longest  characters written at most for a piece of 512 columns
+    """
+
+    beams: int = 1
+    longest: int = 128
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.beams <= 32:
+            raise ValueError(f"beams is a number of texts from 1 to 32, not {self.beams}")
+        if not 1 <= self.longest <= 1024:
+            raise ValueError(f"longest is a number of characters from 1 to 1024, not {self.longest}")
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any], **overrides: Any) -> Settings:
+        """A model's stored settings with a call's overrides (None means: not given)."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        unknown = given.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            known = ", ".join(field.name for field in fields(cls))
+            raise ValueError(f"readers have no setting {', '.join(sorted(unknown))}; they have {known}")
+        return replace(cls(**stored), **given)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def predict(image: np.ndarray, run: Mapping[str, Network], settings: Settings) -> Text:
+    """The text of a line (h, w, 3) uint8 RGB."""
+    return read_lines([image], run, settings)[0]
+
+
+def read_lines(images: Sequence[np.ndarray], run: Mapping[str, Network], settings: Settings) -> list[Text]:
+    """The texts of several lines, those (or their pieces) of one width read as one batch."""
+    cut = [pieces(image) for image in images]
+    flat = [fitted(piece) for parts in cut for piece, _ in parts]
+    read: list[tuple[list[int], float]] = [([], 0.0)] * len(flat)
+    for chosen in by_width(flat):
+        pixels = np.stack([flat[i] for i in chosen]).transpose(0, 3, 1, 2)
+        for i, found in zip(chosen, written(np.ascontiguousarray(pixels), run, settings), strict=True):
+            read[i] = found
+    texts, found_parts = [], iter(read)
+    for parts in cut:
+        words, logs, steps = "", 0.0, 0
+        for _, gap in parts:
+            numbers, log_p = next(found_parts)
+            words += (" " if gap and words else "") + decode(numbers)
+            logs, steps = logs + log_p, steps + len(numbers)
+        texts.append(Text(" ".join(words.split()), float(np.exp(logs / max(1, steps)))))
+    return texts
+
+
+# ---- the picture
+
+
+def fitted(image: np.ndarray) -> np.ndarray:
+    """(h, w, 3) -> (32, W, 3): the ratio kept up to 512 columns, the last of them repeated to a multiple of STEP."""
+    height, width = image.shape[:2]
+    wide = int(np.clip(round(width * HEIGHT / height), 1, WIDEST))
+    how = cv2.INTER_AREA if height > HEIGHT else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, (wide, HEIGHT), interpolation=how)
+    return np.pad(scaled, ((0, 0), (0, -wide % STEP), (0, 0)), mode="edge")
+
+
+def pieces(image: np.ndarray) -> list[tuple[np.ndarray, bool]]:
+    """The line in pieces that fit, from left to right, and for each whether paper was between it and the one before.
+
+    Each cut goes through the middle of the widest stretch of paper near to where it should be: columns without ink,
+    and ink is what differs from the column's own middle tone.
+    """
+    height, width = image.shape[:2]
+    if width * HEIGHT <= WIDEST * SQUEEZED * height:
+        return [(image, True)]
+    count = -(-width * HEIGHT // (WIDEST * height)) + (1 if width * HEIGHT > 2 * WIDEST * height else 0)
+    grey = image.mean(2)
+    contrast = grey.max(0) - grey.min(0)
+    empty = contrast < 0.35 * np.quantile(contrast, 0.9)
+    places, gaps = [0], [True]
+    for number in range(1, count):
+        aim, reach = number * width // count, max(1, width // (4 * count))
+        low, high = max(places[-1] + 1, aim - reach), min(width - 1, aim + reach)
+        start, length = widest(empty[low:high])
+        places.append(low + start + length // 2 if length else low + int(contrast[low:high].argmin()))
+        gaps.append(length >= height / 8)  # a space is some quarter of the height, between letters is a tenth
+    ends = [*places[1:], width]
+    return [(image[:, a:b], gap) for a, b, gap in zip(places, ends, gaps, strict=True)]
+
+
+def widest(marks: np.ndarray) -> tuple[int, int]:
+    """Start and length of the longest run of True; (0, 0) for none."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marks, [False]]).astype(np.int8)))
+    if not len(edges):
+        return 0, 0
+    lengths = edges[1::2] - edges[::2]
+    longest = int(lengths.argmax())
+    return int(edges[2 * longest]), int(lengths[longest])
+
+
+def by_width(images: Sequence[np.ndarray], most: int = 32) -> Iterator[list[int]]:
+    """Numbers of images that have the same width, at most `most` together."""
+    groups: dict[int, list[int]] = {}
+    for i, image in enumerate(images):
+        groups.setdefault(image.shape[1], []).append(i)
+    for _, group in sorted(groups.items()):
+        yield from (group[start : start + most] for start in range(0, len(group), most))
+
+
+# ---- the text
+
+
+def written(
+    pixels: np.ndarray, run: Mapping[str, Network], settings: Settings
+) -> list[tuple[list[int], float]]:
+    """For each of the pictures (n, 3, 32, W) its characters' numbers, the end with them, and their log probability."""
+    (features,) = run["cnn"](pixels)
+    state, *memory = run["encoder"](features)
+    if settings.beams == 1:
+        return greedy(run["decoder"], state, memory, settings.longest)
+    return [
+        beam(
+            run["decoder"], state[i : i + 1], [m[i : i + 1] for m in memory], settings.longest, settings.beams
+        )
+        for i in range(len(pixels))
+    ]
+
+
+def greedy(
+    decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], longest: int
+) -> list[tuple[list[int], float]]:
+    """The likeliest character at each step, for all lines until the last of them has ended."""
+    count = len(state)
+    number = np.full(count, START, np.int64)
+    texts: list[list[int]] = [[] for _ in range(count)]
+    logs, open_ = np.zeros(count), np.ones(count, bool)
+    for _ in range(longest):
+        logits, state = decoder(number, state, *memory)
+        log_p = log_probabilities(logits)
+        number = log_p.argmax(1)
+        for i in np.flatnonzero(open_):
+            texts[i].append(int(number[i]))
+            logs[i] += log_p[i, number[i]]
+        open_ &= number != END
+        if not open_.any():
+            break
+    return list(zip(texts, logs.tolist(), strict=True))
+
+
+def beam(
+    decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], longest: int, beams: int
+) -> tuple[list[int], float]:
+    """The text that is likeliest per character of those that `beams` at a time lead to, for one line."""
+    texts: list[list[int]] = [[]]
+    logs = np.zeros(1)
+    done: list[tuple[list[int], float]] = []
+    number = np.array([START], np.int64)
+    memory = [np.repeat(m, beams, 0) for m in memory]
+    for _ in range(longest):
+        logits, state = decoder(number, state, *(m[: len(texts)] for m in memory))
+        total = logs[:, None] + log_probabilities(logits)
+        best = np.argsort(-total, None, kind="stable")[:beams]
+        rows, columns = np.unravel_index(best, total.shape)
+        grown = [
+            ([*texts[row], int(column)], float(total[row, column]))
+            for row, column in zip(rows, columns, strict=True)
+        ]
+        done += [pair for pair in grown if pair[0][-1] == END]
+        going = [(row, pair) for row, pair in zip(rows, grown, strict=True) if pair[0][-1] != END]
+        if not going or len(done) >= beams:
+            break
+        state = state[[row for row, _ in going]]
+        texts, logs = [pair[0] for _, pair in going], np.array([pair[1] for _, pair in going])
+        number = np.array([text[-1] for text in texts], np.int64)
+    else:
+        done += list(zip(texts, logs.tolist(), strict=True))
+    return max(done, key=lambda pair: pair[1] / len(pair[0]))
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """(n, 233) of each next number; those that are no character and no end are impossible."""
+    logits = logits.astype(np.float64)
+    logits[:, [PADDING, START, SPECIAL - 1]] = -np.inf
+    logits -= logits.max(1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
