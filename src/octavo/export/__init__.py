@@ -4,8 +4,7 @@ export(network, "pnet.onnx", example, outputs=["face", "box"], preprocessing={"o
 parity(network, "pnet.onnx", batches)
 """
 
-from octavo.export.network import example, write
 from octavo.export.parity import VERDICTS, OutputParity, Parity, parity
 from octavo.export.to_onnx import OPSET, TARGETS, export
 
-__all__ = ["OPSET", "TARGETS", "VERDICTS", "OutputParity", "Parity", "example", "export", "parity", "write"]
+__all__ = ["OPSET", "TARGETS", "VERDICTS", "OutputParity", "Parity", "export", "parity"]

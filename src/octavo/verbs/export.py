@@ -14,6 +14,7 @@ from octavo.models import networks as networks_of
 from octavo.recipe import Network
 from octavo.verbs.extras import need_torch
 from octavo.verbs.model import load
+from octavo.verbs.network_file import example, write
 from octavo.verbs.photographs import images_at, samples
 from octavo.verbs.seen import seen_by
 from octavo.verbs.signatures import PathLike
@@ -49,7 +50,7 @@ def export(
     Returns the folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
     """
     need_torch()
-    from octavo.export import example, parity, write
+    from octavo.export import parity
     from octavo.lower import REWRITES
     from octavo.lower import write as write_lowered
     from octavo.quantize.dynamic import half as halved
@@ -81,7 +82,7 @@ def export(
         for name, module in modules.items():
             like = networks[name]
             write(halved(module) if half else module, stage / f"{name}.onnx", like, info["preprocessing"])
-            batches = seen[name] or [tuple(array.numpy() for array in example(like))]
+            batches = seen[name] or [example(like)]
             check = partial(parity, module, batches=batches, preprocessing=info["preprocessing"])
             parities[name] = check(stage / f"{name}.onnx")
             for runtime in runtimes if isinstance(like, Network) else ():

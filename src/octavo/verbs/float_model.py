@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.models import part
+from octavo.verbs.network_file import write
 from octavo.verbs.recipe import family_of
 from octavo.verbs.signatures import Network
 
@@ -51,7 +52,6 @@ def in_runtime(module: nn.Module, like: NetworkShape | Arrays, preprocessing: Ma
     Mining and calibration show a network images of every size: ONNX Runtime runs P-Net over such a pyramid in
     a quarter to a tenth of eager torch's time, which compiles its kernels anew for every shape.
     """
-    from octavo.export import write
     from octavo.run.on_onnxruntime import open_network
 
     lock = threading.Lock()  # samples are made in several threads

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
-from octavo.export.to_onnx import export
-from octavo.lower.dynamic import dynamic
-from octavo.quantize.dynamic import is_dynamic, to_onnx
-from octavo.quantize.prepare import QuantModel
 from octavo.recipe import Arrays, Network
+from octavo.verbs.signatures import PathLike
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def write(
-    module: nn.Module,
-    path: str | os.PathLike[str],
-    like: Network | Arrays,
-    preprocessing: Mapping[str, Any],
+    module: nn.Module, path: PathLike, like: Network | Arrays, preprocessing: Mapping[str, Any]
 ) -> None:
     """Write `module`, in float or in any form of octavo.quantize.formed.
 
     One on grids becomes a Q/DQ graph for its scheme's target. One with layers of quantize/dynamic.py is written in
     float, with the weights that its integers stand for, and then given ONNX Runtime's dynamic operators.
     """
+    import torch
+
+    from octavo.export import export
+    from octavo.lower.dynamic import dynamic
+    from octavo.quantize.dynamic import is_dynamic, to_onnx
+    from octavo.quantize.prepare import QuantModel
+
     if isinstance(like, Network):
         export(
             module,
@@ -39,19 +41,18 @@ def write(
         )
         return
     free = [axes for _, axes in like.inputs.values()]
-    to_onnx(module, path, *example(like), inputs=list(like.inputs), outputs=like.outputs, dynamic=free)
+    arrays = [torch.from_numpy(array) for array in example(like)]
+    to_onnx(module, path, *arrays, inputs=list(like.inputs), outputs=like.outputs, dynamic=free)
     if is_dynamic(module):
         dynamic(path, path)
 
 
-def example(like: Network | Arrays, seed: int = 0) -> list[Tensor]:
+def example(like: Network | Arrays, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Random arrays as such a network is given: pixels, small numbers, whole ones below 64."""
-    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     if isinstance(like, Network):
-        return [torch.randint(0, 256, like.shape, dtype=torch.uint8, generator=generator)]
-    return [
-        torch.randint(0, 64, shape, generator=generator)
-        if name in like.whole
-        else torch.randn(shape, generator=generator)
+        return (rng.integers(0, 256, like.shape, np.uint8),)
+    return tuple(
+        rng.integers(0, 64, shape) if name in like.whole else rng.standard_normal(shape, np.float32)
         for name, (shape, _) in like.inputs.items()
-    ]
+    )
