@@ -47,6 +47,7 @@ class Detections:
     class_id: np.ndarray  # (n,) int64
     keypoints: np.ndarray | None = None  # (n, k, 2) float32: x, y, pixels
     image: np.ndarray | None = field(default=None, repr=False)  # (h, w, 3) uint8 RGB to draw on; not compared
+    classes: tuple[str, ...] = field(default=(), repr=False)  # names by class_id, where there is more than one
 
     def __post_init__(self) -> None:
         xyxy = _numbers("xyxy", self.xyxy, np.float32, "n", 4)
@@ -87,9 +88,8 @@ class Detections:
         elif not isinstance(index, slice) and len(index) == 0:
             index = slice(0)
         keypoints = None if self.keypoints is None else self.keypoints[index]
-        return Detections(
-            self.xyxy[index], self.confidence[index], self.class_id[index], keypoints, self.image
-        )
+        parts = (self.xyxy[index], self.confidence[index], self.class_id[index])
+        return Detections(*parts, keypoints, self.image, self.classes)
 
     def __iter__(self) -> Iterator[Detections]:
         return (self[row] for row in range(len(self)))
@@ -102,6 +102,11 @@ class Detections:
             a is b or (a is not None and b is not None and np.array_equal(a, b))
             for a, b in zip(mine, theirs, strict=True)
         )
+
+    def name(self, row: int) -> str:
+        """Of the class of a row, "" where classes have no names."""
+        label = int(self.class_id[row])
+        return self.classes[label] if label < len(self.classes) else ""
 
     # As a picture
 
@@ -141,18 +146,20 @@ class Detections:
         return [
             f"{len(self)} found",
             *(
-                f"{confidence:.3f}  " + " ".join(f"{v:7.1f}" for v in xyxy)
-                for xyxy, confidence in zip(self.xyxy, self.confidence, strict=True)
+                f"{confidence:.3f}  {' '.join(f'{v:7.1f}' for v in xyxy)}  {self.name(row)}".rstrip()
+                for row, (xyxy, confidence) in enumerate(zip(self.xyxy, self.confidence, strict=True))
             ),
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists. `keypoints` is None for a model without."""
+        """Plain lists. `keypoints` is None for a model without; `class` are names, where there are."""
+        names = {"class": [self.name(row) for row in range(len(self))]} if self.classes else {}
         return {
             "xyxy": _pixels(self.xyxy),
             "confidence": _shortest(self.confidence),
             "class_id": self.class_id.tolist(),
             "keypoints": None if self.keypoints is None else _pixels(self.keypoints),
+            **names,
         }
 
     @classmethod
@@ -384,7 +391,7 @@ def _draw(image: np.ndarray, found: Detections) -> np.ndarray:
     placed = np.zeros((0, 4))
     for row in order[::-1]:
         tall = np.clip((boxes[row, 2] - boxes[row, 0]) / 8, max(7, 10 * unit), max(9, 18 * unit))
-        plate = _plate(f"{found.confidence[row]:.2f}", round(float(tall)))
+        plate = _plate(f"{found.name(row)} {found.confidence[row]:.2f}".strip(), round(float(tall)))
         spot = _place(
             plate.shape[:2], boxes[row], np.vstack([np.delete(boxes, row, axis=0), placed]), (height, width)
         )

@@ -64,7 +64,8 @@ class Model:
 
         pixels = read(image, max_pixels=self.max_pixels or MAX_PIXELS)
         found = part(self.info["family"], "predict").predict(pixels, self.run, self.settings(**settings))
-        return replace(found, image=pixels)
+        named = {"classes": tuple(self.info["classes"])} if self.info.get("classes") else {}
+        return replace(found, image=pixels, **named)
 
     def __repr__(self) -> str:
         kind = f"{self.info['precision']}, {self.backend}"
