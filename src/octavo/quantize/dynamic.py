@@ -276,6 +276,13 @@ def is_dynamic(module: nn.Module) -> bool:
     return any(isinstance(child, _Quantized) for child in module.modules())
 
 
+def finds_ranges(module: nn.Module) -> bool:
+    """Whether a layer of it multiplies integers."""
+    return any(
+        isinstance(child, _Quantized) and not isinstance(child, WeightOnly) for child in module.modules()
+    )
+
+
 def renew(module: nn.Module, twin: nn.Module) -> None:
     """Give every layer of this file in `module` the weights of its float twin, stored as before; and the rest too."""
     layers = {name: child for name, child in module.named_modules() if isinstance(child, _Quantized)}

@@ -385,7 +385,11 @@ def _onnxruntime_layers(path: Path, arrays: Sequence[np.ndarray], runs: int) -> 
     with tempfile.TemporaryDirectory() as temporary:
         timed = _profile(path, arrays, f"{temporary}/timed", runs)
         plain = _profile(path, arrays, f"{temporary}/plain", 1, plain=True)
-    work = {name: _multiply_adds(args["op_name"], args) for name, (args, _) in plain.items()}
+    work = {
+        name: _multiply_adds(args["op_name"], args)
+        for name, (args, _) in plain.items()
+        if args["op_name"] in FLOAT_OPS | INTEGER_OPS
+    }
     # The last optimizations may rename a conv, pad its channels and move its axes: then it is known by rows and
     # columns of its output. Two of the same size (the heads) may change places, their sum is right.
     renamed: dict[tuple[int, ...], list[str]] = {}

@@ -20,13 +20,15 @@ def write(
     """Write `module`, in float or in any form of octavo.quantize.formed.
 
     One on grids becomes a Q/DQ graph for its scheme's target. One with layers of quantize/dynamic.py is written in
-    float, with the weights that its integers stand for, and then given ONNX Runtime's dynamic operators.
+    float, with the weights that its integers stand for, and then given ONNX Runtime's dynamic operators; weights of
+    layers that only store integers are stored as such.
     """
     import torch
 
     from octavo.export import export
     from octavo.lower.dynamic import dynamic
-    from octavo.quantize.dynamic import is_dynamic, to_onnx
+    from octavo.lower.stored import stored
+    from octavo.quantize.dynamic import finds_ranges, is_dynamic, to_onnx
     from octavo.quantize.prepare import QuantModel
 
     if isinstance(like, Network):
@@ -43,8 +45,10 @@ def write(
     free = [axes for _, axes in like.inputs.values()]
     arrays = [torch.from_numpy(array) for array in example(like)]
     to_onnx(module, path, *arrays, inputs=list(like.inputs), outputs=like.outputs, dynamic=free)
-    if is_dynamic(module):
+    if finds_ranges(module):
         dynamic(path, path)
+    if is_dynamic(module):
+        stored(path, path)
 
 
 def example(like: Network | Arrays, seed: int = 0) -> tuple[np.ndarray, ...]:
