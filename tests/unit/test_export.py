@@ -159,6 +159,11 @@ INTEGER = [
         id="slices",
     ),
     pytest.param(
+        Net(lambda n, x: n.h(F.silu(n.a(x))), a=conv(3, 16), h=conv(16, 4)),
+        {"QLinearConv": 2, "QLinearMul": 1, "QLinearSigmoid": 1},
+        id="SiLU",
+    ),
+    pytest.param(
         Net(
             lambda n, x: n.h(F.relu(n.l(F.relu(n.a(x)).flatten(2).transpose(1, 2)))),
             **{"a": conv(3, 8), "l": nn.Linear(8, 16), "h": nn.Linear(16, 4)},
@@ -168,7 +173,6 @@ INTEGER = [
     ),
 ]  # fmt: skip
 FLOAT = [
-    pytest.param(Net(lambda n, x: n.h(F.silu(n.a(x))), a=conv(3, 16), h=conv(16, 4)), {"QLinearConv": 1}, id="SiLU"),
     pytest.param(
         Net(lambda n, x: n.h(n.p(n.a(x))), a=conv(3, 16), p=nn.PReLU(16), h=conv(16, 4)),
         {"QLinearConv": 1, "PRelu": 1},

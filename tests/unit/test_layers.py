@@ -83,7 +83,7 @@ LAYERS = [
     ("ReLU6", activation(nn.ReLU6()), PICTURE),
     ("LeakyReLU", activation(nn.LeakyReLU(0.1)), PICTURE),
     ("PReLU", activation(nn.PReLU(8)), PICTURE),
-    ("SiLU", activation(nn.SiLU()), PICTURE),
+    ("Mul", activation(nn.SiLU()), PICTURE),  # as y · sigmoid(y)
     ("Hardswish", activation(nn.Hardswish()), PICTURE),
     ("Sigmoid", activation(nn.Sigmoid()), PICTURE),
     ("Upsample", between(nn.Upsample(scale_factor=2)), PICTURE),

@@ -176,7 +176,7 @@ PLACES = [
             c=conv(3, 8),
             h=conv(8, 2),
         ),
-        {"x": "", "silu": "", "b": "", "c": "", "relu": ""},
+        {"x": "", "a": "", "sigmoid": "", "silu": "", "b": "", "c": "", "relu": ""},
         id="both operands of an Add, behind the ReLU that follows it",
     ),
     pytest.param(
@@ -251,6 +251,34 @@ def test_where_grids_stand(net: nn.Module, expected: dict[str, str]) -> None:
         assert len({found[node] for node, m in expected.items() if m == mark}) == 1
     alone = [found[node] for node, mark in expected.items() if not mark]
     assert len(set(alone)) == len(alone)
+
+
+SILU = Net(lambda n, x: n.h(n.b(F.silu(n.a(x)))), a=conv(3, 8), b=conv(8, 8), h=conv(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [
+        pytest.param(CPU, ["a", "b", "sigmoid", "silu", "x"], id="cpu: y · sigmoid(y)"),
+        pytest.param(Scheme.for_target("tensorrt"), ["b", "silu", "x"], id="tensorrt: none inside"),
+        pytest.param(Scheme.for_target("arm"), ["b", "silu", "x"], id="arm: none inside"),
+        pytest.param(Scheme(skip=("a",)), ["b", "silu"], id="of a float layer: none inside"),
+    ],
+)
+def test_grids_inside_silu(scheme: Scheme, expected: list[str]) -> None:
+    model = prepare(SILU, scheme)
+    assert sorted(sites(model)) == expected
+    x = images()
+    with torch.no_grad():
+        assert torch.allclose(model(x), SILU.eval()(x), atol=1e-6)  # its grids are off
+
+
+def test_silu_of_a_value_that_others_read_stays_whole() -> None:
+    def run(n: Net, x: Tensor) -> Tensor:
+        y = n.a(x)
+        return n.h(F.silu(y) + F.relu(y))
+
+    assert "sigmoid" not in sites(prepare(Net(run, a=conv(3, 8), h=conv(8, 2)), CPU))
 
 
 def test_heads_get_a_grid_where_asked() -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,14 @@ import numpy as np
 from octavo.data.coco import SPLITS, Entry, read, splits
 from octavo.data.coco_check import check
 from octavo.evaluate import charts
-from octavo.evaluate.agreement import Agreement
-from octavo.evaluate.agreement import measure as _agreement
+from octavo.evaluate.agreement import measure as agreement
 from octavo.folder import write_json
 from octavo.outputs import Detections
 
-__all__ = ["SPLITS", "check", "read"]  # and all that is defined here
+__all__ = ["SPLITS", "agreement", "check", "read"]  # and all that is defined here
 
 UNIT = "objects"
-YARDSTICK = "mAP"
+YARDSTICK = "AP"
 ERROR = ""
 WHOLE = ("all", "AP50", "AP75")
 LAYOUT = "COCO: annotations/instances_{train,val}2017.json and images/{train,val}2017/NAME.jpg"
@@ -162,17 +160,6 @@ def chart(measured: Mapping[str, Any], path: str | Path, title: str) -> None:
     """Precision against recall at two overlaps, means over classes."""
     lines = {name: (curve["recall"], curve["precision"]) for name, curve in measured["curves"].items()}
     charts.precision_recall(lines, path, title)
-
-
-def agreement(pairs: Iterable[tuple[Detections, Detections]]) -> Agreement:
-    """Two models on the same images: boxes belong together only within a class."""
-    images = list(pairs)
-    by_class = _agreement(
-        (a[a.class_id == label], b[b.class_id == label])
-        for a, b in images
-        for label in np.union1d(a.class_id, b.class_id)
-    )
-    return replace(by_class, images=len(images))
 
 
 def write(folder: str | Path, entries: Sequence[Entry], found: Mapping[str, Detections]) -> None:

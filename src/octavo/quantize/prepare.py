@@ -2,6 +2,7 @@
 
     trace        the forward pass becomes a list of nodes; submodules of torch.nn stay whole
     fold         BatchNorm disappears in the convolution or linear layer before it: it is one affine map
+    split        SiLU becomes x · sigmoid(x) where the scheme wants integers all the way
     place        a FakeQuant behind each value that an integer kernel will read
     replace      each Conv, ConvTranspose and Linear becomes a QuantLayer, weight and bias on grids
 
@@ -117,6 +118,8 @@ def prepare(module: nn.Module, scheme: Scheme) -> QuantModel:
     folded = fold(module, scheme.skip)
     model = QuantModel(folded, folded.graph, type(module).__name__)
     model.meta["scheme"] = scheme
+    if scheme.split_silu:
+        _split_silu(model, scheme)
     _assign_roles(model)
     for sharing in _wanted(model, scheme):
         _insert_grid(model, scheme, sharing)
@@ -239,6 +242,29 @@ def _fold_into(layer: Any, norm: Any) -> None:
     layer.bias = nn.Parameter(bias.float())
 
 
+# ---- split
+
+
+def _split_silu(model: fx.GraphModule, scheme: Scheme) -> None:
+    """SiLU(W x) as y · sigmoid(y), y = W x: two operations of integers, where a float SiLU would keep W in float.
+
+    Then y and its sigmoid lie on grids as well, as operands of a product do. The product keeps the node's name. What
+    stands inside such an activation knows its layer: it is in float when the layer is.
+    """
+    for node in list(model.graph.nodes):
+        key: Any = type(model.get_submodule(node.target)) if node.op == "call_module" else node.target
+        if ROLES.get(key) != ("activation", "SiLU"):
+            continue
+        (value,) = node.all_input_nodes
+        layer = model.get_submodule(value.target) if value.op == "call_module" else None
+        if ROLES.get(type(layer), "")[:1] != ("layer",) or scheme.skips(value.target) or len(value.users) > 1:
+            continue
+        with model.graph.inserting_before(node):
+            sigmoid = model.graph.call_function(torch.sigmoid, (value,))
+        value.meta["inside"] = sigmoid.meta["inside"] = value.target
+        node.op, node.target, node.args, node.kwargs = "call_function", operator.mul, (value, sigmoid), {}
+
+
 # ---- place the grids
 
 
@@ -349,7 +375,7 @@ def _insert_grid(model: fx.GraphModule, scheme: Scheme, sharing: list[fx.Node]) 
     for source in sharing:
         with model.graph.inserting_after(last_input if source.op == "placeholder" else source):
             call = model.graph.call_module(name, (source,))
-        call.meta.update(role="grid", kind="FakeQuant", name=name)
+        call.meta.update(role="grid", kind="FakeQuant", name=name, inside=source.meta.get("inside"))
         others = [user for user in source.users if user is not call]
         source.replace_all_uses_with(call, delete_user_cb=others.__contains__)
 

@@ -74,6 +74,9 @@ class Scheme:
     # A grid behind convolutions that feed only the outputs; linear layers give floats from integers without.
     # Off: 8 bits are few for scores (MTCNN, AP on crowds .903 -> .899), and no faster once octavo.lower was there.
     quantize_outputs: bool = False
+    # SiLU as x · sigmoid(x) with each on a grid, since ONNX Runtime keeps a layer in float that a float activation
+    # follows; TensorRT fuses layer and SiLU, and wants no grid between them.
+    split_silu: bool = True
     skip: tuple[str, ...] = ()  # layers kept in float
     # Networks without grids (quantize/dynamic.py): linear and recurrent layers whose input's range is found at each
     # call, and layers of which the weights alone are integers.
@@ -144,6 +147,6 @@ class Scheme:
 
 TARGETS: dict[str, dict[str, Any]] = {
     "cpu": {},
-    "tensorrt": {"activation": Grid(), "integer_bias": False},
-    "arm": {"activation": Grid(narrow=True), "integer_bias": False},
+    "tensorrt": {"activation": Grid(), "integer_bias": False, "split_silu": False},
+    "arm": {"activation": Grid(narrow=True), "integer_bias": False, "split_silu": False},
 }

@@ -106,7 +106,8 @@ def active_grids(qmodel: QuantModel, in_float: Iterable[str] = ()) -> set[str]:
     for node in reversed(qmodel.graph.nodes):
         role = node.meta["role"]
         if role == "grid" and node in reach:
-            active.add(str(node.target))
+            if node.meta.get("inside") not in in_float:  # an activation split in two is in float as its layer is
+                active.add(str(node.target))
             reach.update(node.all_input_nodes)
         elif role == "layer" and node.target in known and node.target not in in_float:
             reach.add(node.args[0])
