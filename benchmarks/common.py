@@ -26,8 +26,13 @@ RESULTS = ROOT / "results"
 EVENTS = ("Crowd", "Web", "Portrait", "all")  # of data/faces
 # Low, so that AP sees the whole curve, and the smallest face that the data set asks for. .5 and .5 are those of the
 # third-party evaluations (FACTS.md, section 1); O-Net's .3 there is .02 here, as in `octavo evaluate`: a face that
-# was cut off can't be found.
-SETTINGS: dict[str, Any] = {"min_face": 12, "thresholds": (0.5, 0.5, 0.02), "confidence": 0.02}
+# was cut off can't be found. Single-shot detectors look at each image in its own size (long side 0).
+SETTINGS: dict[str, Any] = {
+    "min_face": 12,
+    "thresholds": (0.5, 0.5, 0.02),
+    "confidence": 0.02,
+    "long_side": 0,
+}
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -58,6 +63,20 @@ def weights(folder: Path) -> str:
     for file in files:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def setting(text: str) -> tuple[str, float]:
+    """ "long_side=320" -> a setting's name and value."""
+    name, _, value = text.partition("=")
+    return name, float(value) if "." in value else int(value)
+
+
+def cells(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as columns of a row: {"min_face": 12} -> {"min face": 12}."""
+    return {
+        name.replace("_", " "): said(value) if isinstance(value, (tuple, list)) else value
+        for name, value in settings.items()
+    }
 
 
 def said(values: Iterable[float]) -> str:

@@ -2,20 +2,22 @@
 
     octavo import mtcnn ../shared/weights/mtcnn --out runs/mtcnn-published
     octavo export runs/mtcnn-published
-    python benchmarks/mtcnn_accuracy.py mtcnn-relu-float mtcnn-relu runs/mtcnn-published
+    python benchmarks/accuracy.py mtcnn-relu-float mtcnn-relu runs/mtcnn-published
+    python benchmarks/accuracy.py slim-float slim --set long_side=320
 
 AP over the valid faces of the val split by event and by size of the face (pixels, sqrt(w h)), landmark error
 (NME over sqrt(w h), of the faces found), for each model in each runtime. Min face 12, thresholds .5/.5/.02,
-confidence .02, all in the row. -> results/mtcnn_accuracy.csv
+confidence .02 (those that a family has) and what is --set, all in the row. -> results/FAMILY_accuracy.csv
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import common
 
-from octavo import folder, verbs
+from octavo import verbs
 from octavo.data.widerface import size_bins
 from octavo.evaluate import record
 
@@ -24,35 +26,32 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("models", nargs="+", help="embedded names or folders with .onnx files")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/faces"))
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER", help="one more setting")
     parser.add_argument("--split", default="val")
     parser.add_argument("--backends", default="onnxruntime,openvino")
     options = parser.parse_args()
     for model in options.models:
         for backend in options.backends.split(","):
-            measure(folder.find(model), backend, options.data, options.split, options.out, options.again)
+            measure(verbs.load(model, backend), options)
 
 
-def measure(model: Path, backend: str, data: Path, split: str, out: Path, again: bool) -> None:
-    file = out / "mtcnn_accuracy.csv"
-    how = {
-        "weights": common.weights(model),
-        "backend": backend,
-        "min face": common.SETTINGS["min_face"],
-        "thresholds": common.said(common.SETTINGS["thresholds"]),
-        "confidence": common.SETTINGS["confidence"],
-    }
-    what = {"model": model.name, "data": data.name, "split": split}
-    if not again and common.there(file, **what, **how):
-        print(f"{model.name} on {backend}: there already")
+def measure(opened: verbs.Model, options: Any) -> None:
+    model, info = opened.folder, opened.info
+    file = options.out / f"{info['family']}_accuracy.csv"
+    settings = common.settings(opened) | dict(common.setting(text) for text in options.set)
+    how = {"weights": common.weights(model), "backend": opened.backend} | common.cells(settings)
+    what = {"model": model.name, "data": options.data.name, "split": options.split}
+    if not options.again and common.there(file, **what, **how):
+        print(f"{model.name} on {opened.backend}: there already")
         return
-    result = verbs.evaluate(model, data, split=split, backend=backend, **common.SETTINGS)
+    result = verbs.evaluate(opened, options.data, split=options.split, **settings)
     ap = {common.plain(event): value for event, value in result["ap"].items()}
     errors = {common.plain(event): error for event, error in result["landmarks"].items()}
     row = record.append(
         file,
         {
             "precision": result["precision"],
-            "target": folder.read_info(model)["target"],
+            "target": info["target"],
             **how,
             "images": result["images"],
             "faces": result["faces"],
@@ -66,7 +65,7 @@ def measure(model: Path, backend: str, data: Path, split: str, out: Path, again:
     )
     print(
         model.name,
-        backend,
+        opened.backend,
         *(f"{event} {row[event]}" for event in common.EVENTS),
         "NME",
         row["NME all"],
