@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 from octavo.quantize import FakeQuant, Grid, Scheme, calibrate, grids, layers, prepare
 from octavo.quantize.sensitivity import (
     active_grids,
+    blocks,
+    by_answers,
     by_metric,
     by_sqnr,
+    flat,
     keep_float,
     mixed_scheme,
     set_float,
@@ -60,6 +64,20 @@ def chain() -> nn.Sequential:
     )
 
 
+class Silu(nn.Module):
+    """Two blocks of convolutions with SiLU, each split in two when quantized for the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 1), nn.SiLU())
+        self.side = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.SiLU())
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.side(x))
+
+
 def heads() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
 
@@ -88,7 +106,7 @@ def tensors(outputs: object) -> list[Tensor]:
 
 def make(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return {"chain": chain, "branches": Branches, "heads": heads}[name]().eval()
+    return {"chain": chain, "branches": Branches, "heads": heads, "silu": Silu}[name]().eval()
 
 
 NETWORKS = pytest.mark.parametrize("name", ["chain", "branches"])
@@ -104,6 +122,8 @@ NETWORKS = pytest.mark.parametrize("name", ["chain", "branches"])
         pytest.param("branches", Scheme(activation=None), (), id="branches, weights only"),
         # The concat's other value keeps its grid although nobody needs it: shared quantizers are one switch.
         pytest.param("branches", CPU, ("twice",), id="branches"),
+        # In float, y · sigmoid(y) and SiLU(y) differ in the last bit, which may tip a value to the next integer.
+        pytest.param("silu", CPU, ("stem.0", "stem.2", "side.0"), id="split activations"),
     ],
 )
 def test_switching_layers_is_preparing_with_them_skipped(
@@ -219,7 +239,7 @@ def test_the_same_by_a_metric() -> None:
         return -float((qmodel(x) - wanted).square().mean())
 
     told: list[tuple[int, int]] = []
-    table = by_metric(qmodel, metric, "error", lambda done, total: told.append((done, total)))
+    table = by_metric(qmodel, metric, "error", progress=lambda done, total: told.append((done, total)))
     assert table.rows[0].layer == "6"
     assert table.reference == pytest.approx((0,), abs=1e-10)
     assert table.rows[0].alone < table.rows[1].alone
@@ -230,6 +250,52 @@ def test_the_same_by_a_metric() -> None:
     power = float(wanted.square().mean())
     for row in table.rows:
         assert sqnr(power, -row.alone[0]) == pytest.approx(by[row.layer], abs=0.05)
+
+
+@NETWORKS
+@pytest.mark.parametrize("depth", [None, 1])
+def test_answers_image_by_image_are_the_metric_of_whole_runs(name: str, depth: int | None) -> None:
+    """A look asks the network twice, as a detector with a pyramid would."""
+    qmodel, x = quantized(make(name)), images(3)
+
+    def look(image: Tensor, network: Callable[[Tensor], tuple[Tensor, ...]]) -> float:
+        return sum(
+            float(y.sum()) for size in (16, 12) for y in network(image[None, :, :size, :size].contiguous())
+        )
+
+    if name == "chain":  # of one size
+        look = lambda image, network: float(network(image[None])[0].sum())  # noqa: E731
+    told: list[tuple[int, int]] = []
+    found = by_answers(
+        *(qmodel, [partial(look, image) for image in x], lambda answers: -abs(sum(answers)), "sum"),
+        depth=depth,
+        progress=lambda *step: told.append(step),
+    )
+    whole = by_metric(
+        *(qmodel, lambda: -abs(sum(look(image, lambda z: flat(qmodel(z))) for image in x)), "sum"),
+        depth=depth,
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert found.reference == pytest.approx(whole.reference, abs=1e-4)
+    assert found.quantized == pytest.approx(whole.quantized, abs=1e-4)
+    assert {row.layer for row in found.rows} == {row.layer for row in whole.rows}
+    for row in found.rows:
+        other = next(o for o in whole.rows if o.layer == row.layer)
+        assert (row.kind, row.parameters) == (other.kind, other.parameters)
+        assert (*row.alone, *row.others) == pytest.approx((*other.alone, *other.others), abs=1e-4)
+
+
+def test_blocks_are_beginnings_of_names() -> None:
+    qmodel = quantized(make("silu"))
+    assert blocks(qmodel, 1) == {"stem": ("stem.0", "stem.2"), "side": ("side.0",), "head": ("head",)}
+    assert list(blocks(qmodel)) == ["stem.0", "stem.2", "side.0", "head"]
+    table = by_sqnr(qmodel, [images()], depth=1)
+    stem = next(row for row in table.rows if row.layer == "stem")
+    assert (stem.kind, stem.parameters) == ("2 Conv2d", 3 * 8 * 9 + 8 + 64 + 8)
+    single = {row.layer: row.others[0] for row in by_sqnr(qmodel, [images()]).rows}
+    assert stem.others[0] >= max(single["stem.0"], single["stem.2"]) - 0.5
+    with pytest.raises(ValueError, match="first 1, 2"):
+        blocks(qmodel, 0)
 
 
 # Greedy

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from octavo import cli, evaluate, models, verbs
-from octavo.verbs.held_out import held_out, held_out_accuracy
+from octavo.verbs.held_out import accuracy, held_out, judge
 
 TASK = """
 from dataclasses import dataclass
@@ -198,7 +198,7 @@ def test_accuracy_on_held_out_images(model: verbs.Model, root: Path) -> None:
     assert 0 < len(kept) < 4
     right = {"0.png": 1, "1.png": 1, "2.png": 0, "3.png": 1}
     expected = sum(right[entry.name] for entry in kept) / len(kept)
-    assert held_out_accuracy(model.info, {}, root, 100)() == expected
+    assert accuracy(judge(model.info, root, 100), {})() == expected
     with pytest.raises(ValueError, match=r"0 of the 4 .* no valid words: exact needs more images"):
         held_out(model.info, root, 0)
 

@@ -31,6 +31,16 @@ def sensitivity(
             help="sqnr: outputs against the float networks; ap (of detectors), exact (of text): on held-out images."
         ),
     ] = "sqnr",
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Switch layers together whose names agree in so many parts: 1 makes blocks. [each alone]",
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="By accuracy: the held-out images of train, to choose by; or val, to report.")
+    ] = "train",
     images: Annotated[
         int | None, typer.Option(min=1, help="Training images to measure on. [sqnr: 16, else 100]")
     ] = None,
@@ -58,7 +68,15 @@ def sensitivity(
         raise typer.BadParameter("needs --budget: how much may be lost?", param_hint="--out")
     with step_bars() as progress:
         found = verbs.sensitivity(
-            model, data, by=by, images=images, budget=budget, out=out, chart=chart, progress=progress
+            *(model, data),
+            by=by,
+            depth=depth,
+            split=split,
+            images=images,
+            budget=budget,
+            out=out,
+            chart=chart,
+            progress=progress,
         )
     if json:
         from octavo.folder import provenance

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,38 +42,57 @@ def held_out(
     return kept, share
 
 
-def held_out_accuracy(
-    info: Mapping[str, Any], modules: Mapping[str, Any], data: Path, images: int
-) -> Callable[[], float]:
-    """The headline figure of the modules in torch, as they stand at each call, on so many of the held-out images."""
+@dataclass(frozen=True)
+class Judge:
+    """So many held-out images, what is found in one of them, and the headline figure of what was found in all."""
+
+    info: Mapping[str, Any]
+    entries: list[Entry]
+    settings: Any
+
+    @property
+    def yardstick(self) -> str:
+        return task(self.info["family"]).YARDSTICK
+
+    def look(self, entry: Entry, run: Mapping[str, Network]) -> Any:
+        from octavo.images import read
+
+        predict = part(self.info["family"], "predict").predict
+        return replace(predict(read(entry.path), run, self.settings), image=None)
+
+    def measure(self, answers: Sequence[Any]) -> float:
+        """Of what was found in each of the entries, in their order."""
+        what = task(self.info["family"])
+        found = dict(zip((entry.name for entry in self.entries), answers, strict=True))
+        return what.headline(what.measure(self.entries, found))["all"]
+
+
+def judge(info: Mapping[str, Any], data: Path, images: int, split: str = "train") -> Judge:
+    """Of the held-out images of train, or of val: numbers of which are no longer to choose by."""
     import numpy as np
 
-    from octavo.images import read
-    from octavo.run.on_torch import open_module
-
-    kept, _ = held_out(info, data)
+    what, predict = task(info["family"]), part(info["family"], "predict")
+    kept = held_out(info, data)[0] if split == "train" else what.read(data, split)
     order = np.random.default_rng(0).permutation(len(kept))[:images]
     entries = [kept[i] for i in sorted(order.tolist())]
-    what, predict = task(info["family"]), part(info["family"], "predict")
     if not what.count(entries):
         raise ValueError(
-            f"the {len(entries)} held-out images taken have no valid {what.UNIT}: {what.YARDSTICK} needs more images"
+            f"the {len(entries)} {'held-out' if split == 'train' else split} images taken have no valid {what.UNIT}: "
+            f"{what.YARDSTICK} needs more images"
         )
     stored = predict.Settings.of(info["settings"]).to_dict()
-    settings = predict.Settings.of(lowered(info["family"], stored))
+    return Judge(info, entries, predict.Settings.of(lowered(info["family"], stored)))
+
+
+def accuracy(judge: Judge, modules: Mapping[str, Any]) -> Callable[[], float]:
+    """The headline figure of the modules in torch, as they stand at each call."""
+    from octavo.run.on_torch import open_module
+
     run = {
-        name: _remembering(open_module(module, info["preprocessing"], 1), module)
+        name: _remembering(open_module(module, judge.info["preprocessing"], 1), module)
         for name, module in modules.items()
     }
-
-    def measured() -> float:
-        found = {
-            entry.name: replace(predict.predict(read(entry.path), run, settings), image=None)
-            for entry in entries
-        }
-        return what.headline(what.measure(entries, found))["all"]
-
-    return measured
+    return lambda: judge.measure([judge.look(entry, run) for entry in judge.entries])
 
 
 def _remembering(network: Network, module: Any, limit: int = 2**29) -> Network:
