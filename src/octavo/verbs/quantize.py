@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # and the float network's outputs instead of labels. 4: the float schedule again, StatAssist for its first tenth.
 TRAINING = {
     3: ("qat.outputs=1", "qat.labels=0"),
-    4: ("qat.epochs=1", "qat.assist=0.1", "qat.boost=corrected"),
+    4: ("qat.epochs=1", "qat.labels=1", "qat.assist=0.1", "qat.boost=corrected"),
 }
 SYNTHETIC = 8  # images in a batch
 
