@@ -22,13 +22,8 @@ CATEGORIES = [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}, {"id": 90, 
 
 
 def annotation(image: int, category: int, *box: float, **more: Any) -> dict[str, Any]:
-    return {
-        "image_id": image,
-        "category_id": category,
-        "bbox": list(box),
-        "area": box[2] * box[3] / 2,
-        **more,
-    }
+    area = box[2] * box[3] / 2
+    return {"image_id": image, "category_id": category, "bbox": list(box), "area": area, "iscrowd": 0, **more}
 
 
 def content() -> dict[str, Any]:
