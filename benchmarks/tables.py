@@ -122,6 +122,28 @@ TABLES = {
         ("model",),
         digits=4,
     ),
+    "slim-accuracy": Table(
+        "slim_accuracy.csv",
+        ("model", "precision", "backend", "long side", "Crowd", "Web", "Portrait", "all", "NME all"),
+        ("model", "backend", "data", "split", "long side"),
+    ),
+    "slim-calibrators": Table(
+        "slim_quantization.csv",
+        ("model", "target", "calibrator", "method", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
+        QUANTIZED,
+    ),
+    "slim-qat": Table(
+        "slim_qat.csv",
+        ("model", "target", "method", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
+        ("model", "weights", "target", "method", "steps"),
+        over="seed",
+    ),
+    "slim-speed": Table(
+        "slim_speed.csv",
+        ("model", "backend", "size", "ms", "p95", "detector", "other", "times", "kB", "MB", "integer layers"),
+        ("model", "backend", "data", "size", "threads"),
+        digits=2,
+    ),
 }
 
 
