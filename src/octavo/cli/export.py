@@ -35,6 +35,12 @@ def export(
     half: Annotated[
         bool, typer.Option("--half", help="Compute in float16: half the size, for GPUs and Arm. Needs --out.")
     ] = False,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode", help="End the graph with boxes and probabilities, for families that have it."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write the networks as ONNX files and compare them with torch."""
@@ -43,7 +49,7 @@ def export(
     if target:
         one_of(target, verbs.targets(), "--target")
     made, parities, lowered = verbs.export(
-        model, out, target=target, images=images or (), lower=not no_lower, half=half
+        model, out, target=target, images=images or (), lower=not no_lower, half=half, decode=decode
     )
     if json:
         parity = {name: found.to_dict() for name, found in parities.items()}

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Protocol
 
-from octavo.data.widerface import Entry
+import numpy as np
 
 
 class Named(Protocol):
@@ -20,7 +20,14 @@ def is_held_out(entry: Named, share: float) -> bool:
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
-def fingerprint_of(entries: Iterable[Entry]) -> str:
+class Boxed(Named, Protocol):
+    @property
+    def xyxy(self) -> np.ndarray: ...
+    @property
+    def invalid(self) -> np.ndarray: ...
+
+
+def fingerprint_of(entries: Iterable[Boxed]) -> str:
     """Another one where an image is new, renamed or gone, or a box has moved."""
     digest = hashlib.sha256()
     for entry in entries:

@@ -5,6 +5,6 @@ parity(network, "pnet.onnx", batches)
 """
 
 from octavo.export.parity import VERDICTS, OutputParity, Parity, parity
-from octavo.export.to_onnx import OPSET, TARGETS, export
+from octavo.export.to_onnx import OPSET, TARGETS, Then, export
 
-__all__ = ["OPSET", "TARGETS", "VERDICTS", "OutputParity", "Parity", "export", "parity"]
+__all__ = ["OPSET", "TARGETS", "VERDICTS", "OutputParity", "Parity", "Then", "export", "parity"]

@@ -45,6 +45,7 @@ def export(
     dynamic: Mapping[int, str] | None = None,
     outputs: Sequence[str],
     preprocessing: Mapping[str, Any],
+    tail: nn.Module | None = None,
 ) -> int:
     """Write `module`, float or prepared and calibrated, as ONNX and return the file's size in bytes.
 
@@ -52,6 +53,7 @@ def export(
     target: must be that of the module's scheme; None for float modules.
     dynamic: axes of the image that may vary, with a name each. outputs: a name for each output, in order.
     preprocessing: {"offset", "scale"}, the module takes (pixels - offset) * scale.
+    tail: computed in float of the module's outputs, such as a detector's decoding; `outputs` are then its own.
     The file has one input "image", uint8. It replaces an older one in one step. ValueError for what can't be.
     """
     try:
@@ -64,6 +66,8 @@ def export(
         raise ValueError(f"{type(module).__name__} holds quantizers but was not made by prepare")
     else:
         network = Normalised(_float(module), preprocessing)
+    if tail is not None:
+        network = Then(network, tail)
     model = _to_onnx(network, example, dict(dynamic or {}))
     _name_interface(model, outputs, dict(dynamic or {}))
     _shrink(model)
@@ -88,6 +92,18 @@ class Normalised(nn.Module):
 
     def forward(self, image: Tensor) -> Any:
         return self.network((image.to(torch.float32) - self.offset) * self.scale)
+
+
+class Then(nn.Module):
+    """A network, and what is computed of its outputs."""
+
+    def __init__(self, network: nn.Module, tail: nn.Module) -> None:
+        super().__init__()
+        self.network, self.tail = network, tail
+
+    def forward(self, image: Tensor) -> Any:
+        outputs = self.network(image)
+        return self.tail(*([outputs] if isinstance(outputs, Tensor) else outputs))
 
 
 class _Grid(nn.Module):

@@ -94,7 +94,10 @@ class Stem:
 def stem(graph: Graph) -> Stem | None:
     """Where it is the image's only reader and has 1 to 4 channels: wider ones are fast as they are."""
     for image in graph.inputs:
-        pixels = graph.only_reader(image, "DequantizeLinear")
+        readers = [
+            node for node in graph.readers(image) if node.op_type != "Shape"
+        ]  # its size may be asked, too
+        pixels = readers[0] if len(readers) == 1 and readers[0].op_type == "DequantizeLinear" else None
         conv = pixels and graph.only_reader(pixels.output[0], "Conv")
         layer = conv and graph.layer(conv)
         if not layer or layer.weight.shape[1] > 4:

@@ -9,7 +9,8 @@ A family answers five questions and nothing else knows it:
     recipe.py   RECIPES: variant -> numbers; NETWORKS, or networks(variant)     (no torch)
 
 One whose networks learn together has joined(modules) -> {"stage": Module} in net.py.
-One that finds its settings without running its networks again has also:
+One that can do without its predict.py has in net.py `decoding()`: what an exported graph may end with. One that finds
+its settings without running its networks again has also:
 
     tune.py     AXES, trace(image, run, wanted), replay(trace, settings)        (no torch)
 """

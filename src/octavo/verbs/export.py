@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo import folder
-from octavo.models import load_modules
+from octavo.models import load_modules, part
 from octavo.models import networks as networks_of
 from octavo.recipe import Network
 from octavo.verbs.extras import need_torch
@@ -20,6 +20,8 @@ from octavo.verbs.seen import seen_by
 from octavo.verbs.signatures import PathLike
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from octavo.export import Parity
 
 
@@ -39,6 +41,7 @@ def export(
     images: Iterable[PathLike] = (),
     lower: bool = True,
     half: bool = False,
+    decode: bool = False,
 ) -> tuple[Path, dict[str, Parity], dict[str, Lowered]]:
     """NAME.pt -> NAME.onnx, in the same folder or in `out`, and how far each file is from its torch network.
 
@@ -46,11 +49,12 @@ def export(
     False, NAME.RUNTIME.onnx is written too where rewrites make a runtime faster (octavo.lower). Compared,
     with ONNX Runtime, is what the networks see of `images`, by default the sample photographs. half: a float
     model's files compute in float16, half as large (quantize.dynamic.half), and are compared with the float32
-    network; they need a folder of their own.
+    network; they need a folder of their own. decode: the graph ends with boxes and probabilities instead of logits,
+    for programs that know nothing of the family; `predict` takes both.
     Returns the folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
     """
     need_torch()
-    from octavo.export import parity
+    from octavo.export import Then, parity
     from octavo.lower import REWRITES
     from octavo.lower import write as write_lowered
     from octavo.quantize.dynamic import half as halved
@@ -71,6 +75,7 @@ def export(
         )
     modules = load_modules(path)
     networks = networks_of(info["variant"])
+    tails = _decoding(info["family"]) if decode else {}
     opened = load(path, "torch")
     seen = seen_by(opened, [Path(p) for i in images for p in images_at(i)] or samples(opened.task_name))
     if half:
@@ -80,8 +85,13 @@ def export(
     runtimes = REWRITES if lower and info["target"] == "cpu" else ()
     with folder.staged(out_path) as stage:
         for name, module in modules.items():
-            like = networks[name]
-            write(halved(module) if half else module, stage / f"{name}.onnx", like, info["preprocessing"])
+            like, tail = networks[name], None
+            if name in tails:
+                tail, outputs = tails[name]
+                like = replace(like, outputs=outputs)
+            as_written = halved(module) if half else module
+            write(as_written, stage / f"{name}.onnx", like, info["preprocessing"], tail)
+            module = Then(module, tail) if tail else module
             batches = seen[name] or [example(like)]
             check = partial(parity, module, batches=batches, preprocessing=info["preprocessing"])
             parities[name] = check(stage / f"{name}.onnx")
@@ -95,3 +105,11 @@ def export(
             if path.stem not in lowered:  # of an earlier export
                 path.unlink()
     return out_path, parities, lowered
+
+
+def _decoding(family: str) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+    """{network: what its graph ends with, and the names of the outputs then}."""
+    net = part(family, "net")
+    if not hasattr(net, "decoding"):
+        raise ValueError(f"{family} has no decoding to be put into a graph")
+    return net.decoding()

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def write(
-    module: nn.Module, path: PathLike, like: Network | Arrays, preprocessing: Mapping[str, Any]
+    module: nn.Module,
+    path: PathLike,
+    like: Network | Arrays,
+    preprocessing: Mapping[str, Any],
+    tail: nn.Module | None = None,
 ) -> None:
     """Write `module`, in float or in any form of octavo.quantize.formed.
 
@@ -40,6 +44,7 @@ def write(
             dynamic=like.free,
             outputs=like.outputs,
             preprocessing=preprocessing,
+            tail=tail,
         )
         return
     free = [axes for _, axes in like.inputs.values()]

@@ -28,7 +28,7 @@ from octavo.data.split import fingerprint_of, is_held_out
 from octavo.evaluate import objects
 
 from .predict import GREY, MEASURING, Network, Settings, letterbox, predict
-from .recipe import PREPROCESSING, Recipe, Sampling, Stage
+from .recipe import Recipe, Sampling, Stage
 
 Progress = Callable[[int, int], None]  # done, of how many
 # An object that a window cuts is kept where so much of it is left, pixels of each side and share of its area.
@@ -153,7 +153,7 @@ class TrainSet:
 
 def normalised(pixels: Tensor) -> Tensor:
     """uint8 -> float32 / 255."""
-    return (pixels.float() - PREPROCESSING["offset"]) * PREPROCESSING["scale"]
+    return pixels.float() / 255
 
 
 def train_set(

@@ -181,6 +181,10 @@ class Decoded(nn.Module):
         return torch.cat(levels, 1)
 
 
+def decoding() -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+    return {"detector": (Decoded(), ("objects",))}
+
+
 # The published file ---------------------------------------------------------------------------------
 
 # What stands at the places of the published network's list of layers; those without weights left out.
