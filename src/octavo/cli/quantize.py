@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,6 +57,13 @@ def quantize(
     correct_bias: Annotated[
         bool, typer.Option("--correct-bias", help="Give each layer back the mean output that rounding took.")
     ] = False,
+    whole_silu: Annotated[
+        bool,
+        typer.Option(
+            "--whole-silu",
+            help="No integers inside SiLU: for OpenVINO, which fuses it. ONNX Runtime needs them.",
+        ),
+    ] = False,
     keep_float: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Layers to leave in float, such as face. Repeatable."),
@@ -76,6 +83,7 @@ def quantize(
     one_of(weight_scales, ("channel", "tensor", "group"), "--weight-scales")
     if level > 1 and data is None:
         raise typer.BadParameter(f"level {level} needs images; --level 1 does without", param_hint="--data")
+    inside: dict[str, Any] = {"split_silu": False} if whole_silu else {}
     run = partial(
         verbs.quantize,
         model,
@@ -93,6 +101,7 @@ def quantize(
         correct_bias=correct_bias,
         keep_float=keep_float or (),
         changes=set_ or (),
+        **inside,
     )
     if level < 3:
         with spinner() as progress:
