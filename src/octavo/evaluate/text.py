@@ -59,6 +59,10 @@ def distance(a: Sequence[object], b: Sequence[object]) -> int:
     return int(row[-1])
 
 
+def normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
 @dataclass(frozen=True)
 class Counts:
     """Of some lines together."""
@@ -83,7 +87,7 @@ def counts(pairs: Iterable[tuple[str, str]]) -> Counts:
     """Of (right text, read text)."""
     rows = np.zeros(6, np.int64)
     for right, read_ in pairs:
-        right, read_ = unicodedata.normalize("NFC", right), unicodedata.normalize("NFC", read_)
+        right, read_ = normal(right), normal(read_)
         words = right.split()
         wrong, wrong_words = distance(right, read_), distance(words, read_.split())
         rows += (1, right == read_, len(right), wrong, len(words), wrong_words)
@@ -94,7 +98,7 @@ def measure(entries: Sequence[Line], found: Mapping[str, Text]) -> dict[str, Any
     """ "exact" {"all"}, "cer", "wer", "cer_by_length", "wrong": the first wrong lines, right and as they were read."""
     if not entries:
         raise ValueError("there are no lines: there is nothing to measure")
-    pairs = [(entry.text, found.get(entry.name, nothing()).text) for entry in entries]
+    pairs = [(normal(entry.text), normal(found.get(entry.name, nothing()).text)) for entry in entries]
     of_all = counts(pairs)
     by_length, shortest = {}, 0
     for name, longest in BY_LENGTH.items():
