@@ -138,6 +138,30 @@ TABLES = {
         ("model", "weights", "target", "method", "steps"),
         over="seed",
     ),
+    "yolov5-ptq": Table(
+        "yolov5_ptq.csv",
+        ("question", "target", "calibrator", "outputs", "silu", "kept", "other AP", "AP", "AP50", "AP75"),
+        ("model", "question", "target", "calibrator", "outputs", "silu", "kept", "calibration", "images"),
+        digits=4,
+    ),
+    "yolov5-sensitivity": Table(
+        "sensitivity_yolov5.csv",
+        ("layer", "kind", "parameters", "alone", "all but it"),
+        ("model", "data", "by", "network", "layer"),
+        digits=4,
+    ),
+    "yolov5-qat": Table(
+        "yolov5_qat.csv",
+        ("way", "steps", "batch", "size", "held out AP", "AP", "AP50", "AP75"),
+        ("model", "way", "steps", "batch", "size", "rate", "start"),
+        digits=4,
+    ),
+    "yolov5-speed": Table(
+        "yolov5_speed.csv",
+        ("model", "backend", "ms", "p95", "detector", "other", "times", "kB", "MB", "integer layers"),
+        ("model", "backend", "data", "size", "threads"),
+        digits=2,
+    ),
     "slim-speed": Table(
         "slim_speed.csv",
         ("model", "backend", "size", "ms", "p95", "detector", "other", "times", "kB", "MB", "integer layers"),
