@@ -59,10 +59,15 @@ def loss(outputs: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def train(
-    model: QuantModel, options: Qat, folder: Path, hooks: Hooks = NOTHING, schedule: Schedule = SCHEDULE
+    model: QuantModel,
+    options: Qat,
+    folder: Path,
+    hooks: Hooks = NOTHING,
+    schedule: Schedule = SCHEDULE,
+    precision: str = "32-true",
 ) -> QuantModel:
     plan = qat.begin(model, loss, options, schedule.epochs * schedule.steps)
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
     fit(model, batch, plan.loss, schedule, folder, "net", fabric, hooks, plan.companions, repr(options))
     plan.end()
     return model
@@ -84,6 +89,12 @@ PLANS = {
     "GradBoost as released": Qat(boost="compat", assist=0.2),
     "distilled": Qat(labels=1.0, outputs=1e-3, layers=1e-3),
 }
+
+
+@pytest.mark.parametrize("options", PLANS.values(), ids=PLANS)
+def test_every_plan_runs_in_mixed_precision(options: Qat, tmp_path: Path) -> None:
+    trained = train(quantized(), options, tmp_path, precision="bf16-mixed")
+    assert all(torch.isfinite(value).all() for value in trained.state_dict().values())
 
 
 @pytest.mark.parametrize("options", PLANS.values(), ids=PLANS)

@@ -211,7 +211,7 @@ def _distilled(plan: Plan, loss: Loss, options: Options) -> Loss:
             parts = {name: options.labels * part for name, part in loss(outputs, targets).items()}
         teacher.to(next(student.parameters()).device)
         with torch.no_grad():
-            wanted = teacher(*given)
+            wanted = teacher(*(x.float() for x in given))  # under mixed precision they come in few bits
         if options.outputs:
             parts["outputs"] = options.outputs * _noise(_listed(outputs), _listed(wanted))
         if options.layers:
