@@ -168,6 +168,17 @@ TABLES = {
         ("model", "backend", "data", "size", "threads"),
         digits=2,
     ),
+    "readers": Table(
+        "vietocr_accuracy.csv",
+        ("model", "data", "lines", "exact", "CER", "WER", "as the first", "beams", "MB"),
+        ("model", "data", "split", "backend", "beams"),
+        digits=4,
+    ),
+    "reader-forms": Table(
+        "vietocr_speed.csv",
+        ("model", "form", "backend", "cnn", "encoder", "decoder", "line", "times cnn", "times line", "MB", "share"),
+        ("model", "form", "backend", "size", "characters"),
+    ),
 }
 
 

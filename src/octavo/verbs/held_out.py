@@ -98,18 +98,19 @@ def accuracy(judge: Judge, modules: Mapping[str, Any]) -> Callable[[], float]:
 def _remembering(network: Network, module: Any, limit: int = 2**29) -> Network:
     """The network, which keeps its answers while all of it is in float, up to `limit` bytes.
 
-    While one network's layers are switched, the others see the same pixels again and again.
+    While one network's layers are switched, those that see pixels see the same again and again.
     """
     from octavo.quantize import grids
 
     kept: dict[tuple[Any, bytes], tuple[np.ndarray, ...]] = {}
     size = 0
 
-    def call(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+    def call(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         nonlocal size
-        if any(grid.active for grid in grids(module).values()):
-            return network(pixels)
-        key = pixels.shape, hashlib.sha256(pixels.data).digest()
+        pixels = arrays[0]
+        if len(arrays) > 1 or any(grid.active for grid in grids(module).values()):
+            return network(*arrays)
+        key = pixels.shape, hashlib.sha256(pixels.tobytes()).digest()
         if key not in kept:
             found = network(pixels)
             size += sum(array.nbytes for array in found)

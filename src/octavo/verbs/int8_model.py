@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo import folder
-from octavo.models import load_modules, part
+from octavo.models import load_modules, part, scheme_for
 from octavo.verbs.extras import need_torch
 from octavo.verbs.model import load
 from octavo.verbs.signatures import PathLike, StepProgress
@@ -47,14 +47,18 @@ class Batches:
 
 
 def batches_of(path: Path, info: Mapping[str, Any], data: Path, images: int) -> dict[str, Batches]:
-    """What the networks of a folder meet on training images other than those of the calibration."""
-    opened = load(path)
+    """What the networks of a folder that have grids meet on training images other than those of the calibration."""
+    from octavo.quantize import Scheme
+    from octavo.quantize.form import has_grids
+
+    opened, scheme = load(path), Scheme.from_dict(info["scheme"])
     batches = part(info["family"], "data").calibration_batches
     return {
         name: Batches(
             batches(name, data, opened.run, opened.settings(), images, seed=1), info["preprocessing"]
         )
         for name in info["networks"]
+        if has_grids(scheme_for(scheme, name))
     }
 
 

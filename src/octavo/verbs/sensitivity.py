@@ -140,13 +140,14 @@ def _by_accuracy(
     budget: float | None,
     progress: StepProgress | None,
 ) -> Measured:
-    from octavo.quantize import set_mode
+    from octavo.quantize import grids, set_mode
     from octavo.quantize.sensitivity import blocks, by_metric, keep_float, set_float
 
-    measured = accuracy(judge, modules)
+    measured, alone = accuracy(judge, modules), len(modules) == 1
+    modules = {name: module for name, module in modules.items() if grids(module)}
     for module in modules.values():
         set_mode(module, "off")
-    if len(modules) == 1:  # what it sees doesn't depend on what others answered
+    if alone:  # what it sees doesn't depend on what others answered
         tables = _of_one(info, modules, judge, depth, progress)
     else:
         tables = {
@@ -207,13 +208,16 @@ def _of_one(
 def _write_mixed(info: dict[str, Any], modules: Mapping[str, Any], kept: Iterable[str], out: Path) -> Path:
     """The same model with these layers ("NETWORK/LAYER") in float; weights and ranges stay what they were."""
     from octavo.quantize import Scheme, prepare
+    from octavo.quantize.form import has_grids
     from octavo.quantize.sensitivity import mixed_scheme, transfer
 
     scheme = mixed_scheme(Scheme.from_dict(info["scheme"]), kept)
     with folder.staged(out) as stage:
         for name, fresh in part(info["family"], "net").build(info["variant"]).items():
-            mixed = prepare(fresh, scheme_for(scheme, name))
-            transfer(modules[name], mixed)
+            own = scheme_for(scheme, name)
+            mixed = prepare(fresh, own) if has_grids(own) else modules[name]
+            if mixed is not modules[name]:
+                transfer(modules[name], mixed)
             save_module(mixed, stage / f"{name}.pt")
         folder.write_info(stage, folder.continued(info, scheme=scheme.to_dict(), metrics={}))
     return out
