@@ -176,7 +176,19 @@ TABLES = {
     ),
     "reader-forms": Table(
         "vietocr_speed.csv",
-        ("model", "form", "backend", "cnn", "encoder", "decoder", "line", "times cnn", "times line", "MB", "share"),
+        (
+            "model",
+            "form",
+            "backend",
+            "cnn",
+            "encoder",
+            "decoder",
+            "line",
+            "times cnn",
+            "times line",
+            "MB",
+            "share",
+        ),
         ("model", "form", "backend", "size", "characters"),
     ),
 }

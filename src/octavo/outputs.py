@@ -47,7 +47,9 @@ class Detections:
     class_id: np.ndarray  # (n,) int64
     keypoints: np.ndarray | None = None  # (n, k, 2) float32: x, y, pixels
     image: np.ndarray | None = field(default=None, repr=False)  # (h, w, 3) uint8 RGB to draw on; not compared
-    classes: tuple[str, ...] = field(default=(), repr=False)  # names by class_id, where there is more than one
+    classes: tuple[str, ...] = field(
+        default=(), repr=False
+    )  # names by class_id, where there is more than one
 
     def __post_init__(self) -> None:
         xyxy = _numbers("xyxy", self.xyxy, np.float32, "n", 4)

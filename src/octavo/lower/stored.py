@@ -1,6 +1,6 @@
 """Weights that lie on a grid of 8 bits, stored as the integers that they are: a quarter of the file.
 
-    float W (rows, ...)  ->  int8 W, a scale for each row -> DequantizeLinear -> what W was, bit for bit but for rounding
+    float W (rows, ...)  ->  int8 W, a scale for each row -> DequantizeLinear -> what W was, but for rounding
 
 Which they are is seen from the numbers: octavo.quantize.dynamic.weight_only leaves such weights behind, one scale per
 output. The runtime computes as before, in float; only the file is smaller. Weights of a kind that an integer operator
