@@ -137,3 +137,22 @@ def test_examples_have_the_shapes_and_types_of_the_network() -> None:
     like = Arrays({"n": ((3,), {0: "n"}), "x": ((2, 4), {})}, ("y",), whole=("n",))
     number, x = example(like)
     assert (number.dtype, number.shape, x.dtype, x.shape) == (np.int64, (3,), np.float32, (2, 4))
+
+
+def test_recurrent_networks_of_free_length_are_written_again_and_again(tmp_path: Path) -> None:
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(6, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gru(x)[0]
+
+    like = Arrays({"x": ((2, 3, 6), {0: "n", 1: "T"})}, ("y",))
+    for _ in range(2):  # torch 2.13 remembered the first one's trace
+        network = First().eval()
+        write(network, tmp_path / "a.onnx", like, {})
+        x = np.random.default_rng(0).standard_normal((1, 8, 6), np.float32)
+        with torch.no_grad():
+            wanted = network(torch.from_numpy(x)).numpy()
+        assert np.allclose(on_onnxruntime.open_network(tmp_path / "a.onnx")(x)[0], wanted, atol=1e-5)

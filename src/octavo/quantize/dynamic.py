@@ -371,6 +371,9 @@ def to_onnx(
     """
     of_each = [dynamic or {}] * len(example) if dynamic is None or isinstance(dynamic, Mapping) else dynamic
     axes = tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in of_each)
+    # The exporter lends these a form with free lengths while it traces; torch 2.13 would remember the one from before.
+    for recurrent in (torch.ops.aten.gru.input, torch.ops.aten.lstm.input):
+        recurrent._dispatch_cache.clear()
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # the exporter's remarks are about its own parts
