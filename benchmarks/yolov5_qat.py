@@ -2,7 +2,7 @@
 
     python benchmarks/yolov5_qat.py runs/yolov5n-int8 --data ../shared/data/coco --steps 60
 
-Each starts from the calibrated folder, with the float schedule's learning rate times qat.learning_rate:
+Each starts from the calibrated folder, at a hundredth of the float schedule's learning rate:
 
     start     no training
     labels    the detection loss: CIoU, object, classes
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=640, help="side of the pictures learned from [640]")
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of float training [.001]")
+    parser.add_argument("--rate", type=float, default=1e-5, help="learning rate at its peak [.00001]")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for way in options.ways.split(","):
