@@ -78,6 +78,8 @@ LIBRARIES = {
 # Files that a deployment without torch uses, though their folder may import it.
 NO_TORCH = [
     "data/__init__.py",
+    "data/check.py",
+    "data/files.py",
     "data/widerface.py",
     "data/coco.py",
     "data/coco_check.py",

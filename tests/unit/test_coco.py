@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from octavo.data.coco import DatasetError, read, splits
+from octavo import cli
+from octavo.data import DatasetError
+from octavo.data.coco import read, splits
 from octavo.data.coco_check import check
 from octavo.evaluate import objects
 from octavo.outputs import Detections
@@ -152,6 +155,18 @@ def test_what_is_not_there_is_said(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"1 of the 3 images .* for instance a\.png"):
         read(root, "val")
     assert len(read(root, "val", missing="keep")) == 3
+
+
+def test_the_command_shows_what_is_in_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["data", str(root)])
+    report = check(root)
+    shown = capsys.readouterr().out
+    assert stopped.value.code == (0 if report.ok else 1)
+    for split in report.splits:
+        for name, count in split.objects.items():
+            assert re.search(rf"{name} +{count}\b", shown), name
+    assert all(finding in " ".join(shown.split()) for finding in report.findings())
 
 
 def test_the_check_finds_what_is_wrong(root: Path) -> None:

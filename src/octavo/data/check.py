@@ -8,33 +8,22 @@ from their face; the same file twice, above all once in train and once in val.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from octavo import images
 from octavo.boxes import area
-from octavo.data import sheet
-from octavo.data.widerface import (
-    DatasetError,
-    Entry,
-    annotation_file,
-    image_folder,
-    read,
-    size_bins,
-    splits,
-)
-
-THREADS = 4  # decoding leaves Python; more threads than that wait for the disk
-_SHOWN = 3  # names per finding in the text; `to_dict` has all
+from octavo.data import DatasetError, sheet
+from octavo.data import files as checked
+from octavo.data.files import File, Tables, look_at_all, twins
+from octavo.data.widerface import Entry, annotation_file, image_folder, read, size_bins, splits
 
 
 @dataclass(frozen=True)
@@ -65,49 +54,23 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Report:
-    root: str
-    splits: tuple[Split, ...]
-    errors: tuple[str, ...] = ()  # annotations that cannot be read at all
-    twins: tuple[tuple[str, ...], ...] = ()  # groups of identical files, as "split/EVENT/NAME.jpg"
+class Report(checked.Report):
     notes: tuple[str, ...] = ()  # what the reader warned of
 
-    @property
-    def ok(self) -> bool:
-        """Whether training and evaluation can read everything; the other findings are for judgement."""
-        return not self.errors and not any(split.missing or split.broken for split in self.splits)
-
-    @property
-    def leaks(self) -> tuple[tuple[str, ...], ...]:
-        """Twins across splits: what is measured on them is not measured on unseen images."""
-        return tuple(group for group in self.twins if len({name.split("/")[0] for name in group}) > 1)
+    SAID: ClassVar[Mapping[str, str]] = {
+        "missing": "images are missing",
+        "broken": "images cannot be read",
+        "outside": "boxes lie outside their image by half or more",
+        "repeated": "boxes are listed twice in their image",
+        "strayed": "faces have a landmark far from their box",
+        "unlisted": "image files are not in the annotations",
+    }
 
     def findings(self) -> list[str]:
-        """A sentence for each kind of thing found, the worst first."""
-        out = list(self.errors)
-        for split in self.splits:
-            for what, names in (
-                ("images are missing", split.missing),
-                ("images cannot be read", split.broken),
-                ("boxes lie outside their image by half or more", split.outside),
-                ("boxes are listed twice in their image", split.repeated),
-                ("faces have a landmark far from their box", split.strayed),
-                ("image files are not in the annotations", split.unlisted),
-            ):
-                if names:
-                    out.append(f"{split.name}: {len(names)} {what}: {_some(names)}")
-        if self.leaks:
-            out.append(
-                f"{len(self.leaks)} images are in both splits: {_some([' = '.join(g) for g in self.leaks])}"
-            )
-        same = [group for group in self.twins if group not in self.leaks]
-        if same:
-            out.append(f"{len(same)} images exist more than once: {_some([' = '.join(g) for g in same])}")
-        return out + list(self.notes)
+        return super().findings() + list(self.notes)
 
-    def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-        """(title, columns, rows) for people."""
-        made: list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]] = []
+    def tables(self) -> Tables:
+        made: Tables = []
         columns = ("event", "images", "faces", "marked invalid", "with landmarks")
         for split in self.splits:
             events = {**split.events, "all": split.total}
@@ -157,21 +120,12 @@ def check(
             errors.append(str(error))
 
     paths = [entry.path for of_split in entries.values() for entry in of_split]
-    files: dict[Path, File] = {}
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        for path, file in zip(paths, pool.map(look_at, paths), strict=True):
-            files[path] = file
-            if progress is not None:
-                progress(len(files), len(paths))
-    finally:
-        pool.shutdown(cancel_futures=True)  # else an interrupt would wait for thousands of images
-
+    files = look_at_all(paths, progress)
     report = Report(
         root=str(root),
         splits=tuple(_split(name, of_split, files, root) for name, of_split in entries.items()),
         errors=tuple(errors),
-        twins=_twins(entries, files),
+        twins=twins(entries, files),
         notes=tuple(notes),
     )
     if contact_sheet is not None:
@@ -181,31 +135,6 @@ def check(
         }
         sheet.write(contact_sheet, good)
     return report
-
-
-@dataclass(frozen=True)
-class File:
-    """What remains of an image once it was decoded."""
-
-    width: int = 0
-    height: int = 0
-    digest: bytes = b""
-    error: str = ""
-    missing: bool = False
-
-
-def look_at(path: Path) -> File:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return File(error="no such file", missing=True)
-    except OSError as error:
-        return File(error=error.strerror or str(error))
-    try:
-        height, width = images.read(data).shape[:2]
-    except images.ImageError as error:
-        return File(error=str(error))
-    return File(width, height, hashlib.blake2b(data, digest_size=16).digest())
 
 
 def _split(name: str, entries: list[Entry], files: dict[Path, File], root: str | Path) -> Split:
@@ -276,17 +205,3 @@ def _unlisted(folder: Path, listed: set[str]) -> list[str]:
         paths = [name if event == "." else f"{event}/{name}" for name in names]
         out += [path for path in paths if path.lower().endswith(images.SUFFIXES) and path not in listed]
     return sorted(out)
-
-
-def _twins(entries: dict[str, list[Entry]], files: dict[Path, File]) -> tuple[tuple[str, ...], ...]:
-    groups: dict[bytes, list[str]] = defaultdict(list)
-    for split, of_split in entries.items():
-        for entry in of_split:
-            if files[entry.path].digest:
-                groups[files[entry.path].digest].append(f"{split}/{entry.name}")
-    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

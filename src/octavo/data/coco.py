@@ -19,12 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from octavo.data import DatasetError
+
 SPLITS = ("train", "val")
 _SHOWN = 3  # names in a message; the rest is a count
-
-
-class DatasetError(ValueError):
-    """A data set, or an annotation in it, that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

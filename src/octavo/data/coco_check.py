@@ -8,20 +8,19 @@ twice, above all once in train and once in val.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from octavo import images
 from octavo.boxes import area
-from octavo.data.check import THREADS, File, look_at
-from octavo.data.coco import DatasetError, Entry, annotation_file, image_folder, read, splits
-
-_SHOWN = 3  # names per finding in the text; `to_dict` has all
+from octavo.data import DatasetError
+from octavo.data import files as checked
+from octavo.data.coco import Entry, annotation_file, image_folder, read, splits
+from octavo.data.files import File, Tables, look_at_all, twins
 
 
 @dataclass(frozen=True)
@@ -40,57 +39,23 @@ class Split:
     unlisted: tuple[str, ...] = ()
 
 
-# What is said of each kind of finding.
-SAID = {
-    "missing": "images are missing",
-    "broken": "images cannot be read",
-    "resized": "images have another size than annotated",
-    "outside": "boxes lie outside their image by half or more",
-    "flat": "boxes have no area",
-    "unlisted": "image files are not in the annotations",
-}
-
-
 @dataclass(frozen=True)
-class Report:
-    root: str
-    splits: tuple[Split, ...]
-    errors: tuple[str, ...] = ()  # annotations that cannot be read at all
-    twins: tuple[tuple[str, ...], ...] = ()  # groups of identical files, as "split/NAME.jpg"
+class Report(checked.Report):
+    SAID: ClassVar[Mapping[str, str]] = {
+        "missing": "images are missing",
+        "broken": "images cannot be read",
+        "resized": "images have another size than annotated",
+        "outside": "boxes lie outside their image by half or more",
+        "flat": "boxes have no area",
+        "unlisted": "image files are not in the annotations",
+    }
 
-    @property
-    def ok(self) -> bool:
-        """Whether training and evaluation can read everything; the other findings are for judgement."""
-        return not self.errors and not any(split.missing or split.broken for split in self.splits)
-
-    def findings(self) -> list[str]:
-        """A sentence for each kind of thing found, the worst first."""
-        out = list(self.errors)
-        for split in self.splits:
-            for kind, said in SAID.items():
-                if names := getattr(split, kind):
-                    out.append(f"{split.name}: {len(names)} {said}: {_some(names)}")
-        leaks = [group for group in self.twins if len({name.split("/")[0] for name in group}) > 1]
-        for groups, said in (
-            (leaks, "are in both splits"),
-            ([group for group in self.twins if group not in leaks], "exist more than once"),
-        ):
-            if groups:
-                out.append(f"{len(groups)} images {said}: {_some([' = '.join(group) for group in groups])}")
-        return out
-
-    def tables(self) -> list[tuple[tuple[str, ...], list[tuple[Any, ...]]]]:
-        """What is in it, for people: the splits, then their ten most frequent classes."""
-        rows = [(s.name, s.images, sum(s.objects.values()), s.crowds, s.empty) for s in self.splits]
-        made: list[tuple[tuple[str, ...], list[tuple[Any, ...]]]] = [
-            (("split", "images", "objects", "crowds", "images without"), list(rows))
-        ]
-        for split in self.splits:
-            made.append(((f"{split.name}: class", "objects"), list(split.objects.items())[:10]))
-        return made
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ok": self.ok, "findings": self.findings()}
+    def tables(self) -> Tables:
+        """The splits, then their ten most frequent classes."""
+        columns = ("split", "images", "objects", "crowds", "images without")
+        counts = [(s.name, s.images, sum(s.objects.values()), s.crowds, s.empty) for s in self.splits]
+        frequent = [(s.name, ("class", "objects"), [*s.objects.items()][:10]) for s in self.splits]
+        return [("", columns, [*counts]), *frequent]
 
 
 def check(
@@ -117,17 +82,12 @@ def check(
         except DatasetError as error:
             errors.append(str(error))
     paths = [entry.path for of_split in entries.values() for entry in of_split]
-    files: dict[Path, File] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for path, file in zip(paths, pool.map(look_at, paths), strict=True):
-            files[path] = file
-            if progress is not None:
-                progress(len(files), len(paths))
+    files = look_at_all(paths, progress)
     return Report(
         str(root),
         tuple(_split(name, of_split, files, Path(root)) for name, of_split in entries.items()),
         tuple(errors),
-        _twins(entries, files),
+        twins(entries, files),
     )
 
 
@@ -165,17 +125,3 @@ def _split(name: str, entries: Sequence[Entry], files: dict[Path, File], root: P
 
 def _objects(entry: Entry, mask: np.ndarray) -> list[str]:
     return [f"{entry.name} object {i + 1}" for i in np.flatnonzero(mask)]
-
-
-def _twins(entries: dict[str, list[Entry]], files: dict[Path, File]) -> tuple[tuple[str, ...], ...]:
-    groups: dict[bytes, list[str]] = defaultdict(list)
-    for split, of_split in entries.items():
-        for entry in of_split:
-            if files[entry.path].digest:
-                groups[files[entry.path].digest].append(f"{split}/{entry.name}")
-    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -14,15 +14,12 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from octavo.data import DatasetError
 from octavo.images import SUFFIXES
 
 SPLITS = ("train", "val")
 WORDS = {"train": ("train",), "val": ("val", "valid", "test")}
 ENDS = (".txt", "_annotation.txt", "_line_annotation.txt")
-
-
-class DatasetError(ValueError):
-    """A data set that is not what its layout promises."""
 
 
 @dataclass(frozen=True)

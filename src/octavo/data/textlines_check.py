@@ -6,23 +6,22 @@ more than a line, to judge by their shape; the same file twice, above all once i
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
 from octavo import images
-from octavo.data import sheet
-from octavo.data.check import THREADS, File, look_at
-from octavo.data.textlines import DatasetError, Line, read, splits
+from octavo.data import DatasetError, sheet
+from octavo.data import files as checked
+from octavo.data.files import File, Tables, look_at_all, twins
+from octavo.data.textlines import Line, read, splits
 from octavo.folder import atomic
 
-_SHOWN = 3  # names per finding in the text; `to_dict` has all
 SHEET = (24, 32, 900)  # lines of a split on the contact sheet, their height, its width
 
 
@@ -38,42 +37,17 @@ class Split:
     tall: tuple[str, ...] = ()  # a picture taller than wide, with a text of several words
 
 
-SAID = {
-    "missing": "pictures are missing",
-    "broken": "pictures cannot be read",
-    "tall": "pictures are taller than wide although their text has several words",
-}
-
-
 @dataclass(frozen=True)
-class Report:
-    root: str
-    splits: tuple[Split, ...]
-    errors: tuple[str, ...] = ()  # annotations that cannot be read at all
-    twins: tuple[tuple[str, ...], ...] = ()  # groups of identical files, as "split/NAME.png"
+class Report(checked.Report):
+    SAID: ClassVar[Mapping[str, str]] = {
+        "missing": "pictures are missing",
+        "broken": "pictures cannot be read",
+        "tall": "pictures are taller than wide although their text has several words",
+    }
+    FILES = "pictures"
 
-    @property
-    def ok(self) -> bool:
-        """Whether training and evaluation can read everything; the other findings are for judgement."""
-        return not self.errors and not any(split.missing or split.broken for split in self.splits)
-
-    def findings(self) -> list[str]:
-        """A sentence for each kind of thing found, the worst first."""
-        out = list(self.errors)
-        for split in self.splits:
-            for kind, said in SAID.items():
-                if names := getattr(split, kind):
-                    out.append(f"{split.name}: {len(names)} {said}: {_some(names)}")
-        leaks = [group for group in self.twins if len({name.split("/")[0] for name in group}) > 1]
-        same = [group for group in self.twins if group not in leaks]
-        for groups, said in ((leaks, "are in both splits"), (same, "exist more than once")):
-            if groups:
-                out.append(f"{len(groups)} pictures {said}: {_some([' = '.join(group) for group in groups])}")
-        return out
-
-    def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-        """(title, columns, rows) for people."""
-        made: list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]] = []
+    def tables(self) -> Tables:
+        made: Tables = []
         for split in self.splits:
             count = sum(split.characters.values())
             made.append(
@@ -85,9 +59,6 @@ class Report:
             )
             made.append(("", ("width at height 32, px", "lines"), list(split.widths.items())))
         return made
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ok": self.ok, "findings": self.findings()}
 
 
 def check(
@@ -113,19 +84,14 @@ def check(
         except DatasetError as error:
             errors.append(str(error))
     paths = [line.path for lines in entries.values() for line in lines]
-    files: dict[Path, File] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for path, file in zip(paths, pool.map(look_at, paths), strict=True):
-            files[path] = file
-            if progress is not None:
-                progress(len(files), len(paths))
+    files = look_at_all(paths, progress)
     if contact_sheet is not None:
         _draw(
             contact_sheet,
             [line for lines in entries.values() for line in lines if not files[line.path].error],
         )
     made = tuple(_split(name, lines, files) for name, lines in entries.items())
-    return Report(str(root), made, tuple(errors), _twins(entries, files))
+    return Report(str(root), made, tuple(errors), twins(entries, files))
 
 
 def _split(name: str, lines: list[Line], files: dict[Path, File]) -> Split:
@@ -148,20 +114,6 @@ def _split(name: str, lines: list[Line], files: dict[Path, File]) -> Split:
     return Split(
         name, len(lines), dict(characters.most_common()), widths, tuple(missing), tuple(broken), tuple(tall)
     )
-
-
-def _twins(entries: dict[str, list[Line]], files: dict[Path, File]) -> tuple[tuple[str, ...], ...]:
-    same: dict[bytes, list[str]] = defaultdict(list)
-    for name, lines in entries.items():
-        for line in lines:
-            if digest := files[line.path].digest:
-                same[digest].append(f"{name}/{line.name}")
-    return tuple(tuple(group) for group in same.values() if len(group) > 1)
-
-
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _draw(path: str | Path, lines: list[Line]) -> None:

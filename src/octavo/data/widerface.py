@@ -24,6 +24,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from octavo.data import DatasetError
+
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 SPLITS = ("train", "val")
 SIZES = (0, 16, 32, 64, 128, 256)  # edges of bins of sqrt(w h), pixels; hard WIDER faces are 10 to 50 px high
@@ -35,10 +37,6 @@ LANDMARK_FILES = (
     "{split}/label.txt",  # the same, as its training code wants it
 )
 _SHOWN = 5  # names in a message; the rest is a count
-
-
-class DatasetError(ValueError):
-    """A data set, or a line in one of its files, that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
