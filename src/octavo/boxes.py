@@ -51,25 +51,40 @@ def nms(xyxy: np.ndarray, scores: np.ndarray, threshold: float, measure: str = "
 
     xyxy (n, 4), scores (n,); measure "union" (IoU) or "min" (intersection over the smaller box).
     Returns the kept indices (k,), highest score first; equal scores keep their order.
-
-    Blocks of boxes are resolved at once: inside a block one by one on a small overlap matrix, then all the
-    kept ones of the block sweep the rest in one matrix operation. The result is the plain greedy one.
     """
-    overlap = OVERLAPS[measure]
-    rest = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")
+    if not len(order):
+        return order
+    return order[(_greedy_union if measure == "union" else _greedy_min)(xyxy[order], threshold)]
+
+
+def _greedy_union(xyxy: np.ndarray, threshold: float) -> np.ndarray:
+    """OpenCV's: three to seven times faster than one in NumPy. It wants scores, for which ranks do: no ties."""
+    corner_and_size = xyxy.astype(np.float64)
+    # It takes two boxes without an area for the same one, wherever they are; a thousandth of a pixel is one.
+    corner_and_size[:, 2:] = np.maximum(corner_and_size[:, 2:] - corner_and_size[:, :2], 1e-3)
+    ranks = np.arange(len(xyxy), 0, -1, dtype=np.float32)
+    kept = cv2.dnn.NMSBoxes(corner_and_size, ranks, 0.0, threshold)  # type: ignore[arg-type]
+    return np.asarray(kept, np.intp)
+
+
+def _greedy_min(xyxy: np.ndarray, threshold: float) -> np.ndarray:
+    """Blocks of boxes are resolved at once: inside a block one by one on a small overlap matrix, then all the kept
+    ones of the block sweep the rest in one matrix operation. The result is the plain greedy one."""
+    rest = np.arange(len(xyxy))
     kept: list[np.ndarray] = []
     while len(rest):
         block, rest = rest[:NMS_BLOCK], rest[NMS_BLOCK:]
         boxes = xyxy[block]
-        clash = overlap(boxes, boxes) > threshold
+        clash = iom(boxes, boxes) > threshold
         alive = np.ones(len(block), bool)
         for i in np.flatnonzero(np.triu(clash, 1).any(axis=1)):  # the others drop nobody
             if alive[i]:
                 alive[i + 1 :] &= ~clash[i, i + 1 :]
         kept.append(block[alive])
         if len(rest):
-            rest = rest[~(overlap(boxes[alive], xyxy[rest]) > threshold).any(axis=0)]
-    return np.concatenate(kept) if kept else np.empty(0, np.intp)
+            rest = rest[~(iom(boxes[alive], xyxy[rest]) > threshold).any(axis=0)]
+    return np.concatenate(kept)
 
 
 def square(xyxy: np.ndarray) -> np.ndarray:

@@ -9,12 +9,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from octavo import folder, images, verbs
+from octavo.boxes import nms
 from octavo.models import save_module
 from octavo.models.mtcnn import data, net
-from octavo.models.mtcnn.predict import Network, Settings, predict
+from octavo.models.mtcnn.predict import CELL, REACH, STRIDE, Cells, Network, Settings, predict, thin
 from octavo.models.mtcnn.recipe import RECIPES
 
 WIDTHS = {"pnet": 12, "rnet": 24, "onet": 48}
@@ -276,3 +279,30 @@ def float_info(variant: str) -> dict:
         "preprocessing": verbs.PREPROCESSING,
         "settings": Settings().to_dict(),
     }
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(0, 300),
+    threshold=st.sampled_from([0, 0.2, 0.3, 0.5, 0.7, 1]),
+)
+def test_thinning_a_grid_is_nms_within_its_levels(seed: int, count: int, threshold: float) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 30, (3, 2))
+    starts = np.cumsum([0, *(sizes[:-1, 1] + REACH)])
+    level = rng.integers(0, 3, count)
+    spots = np.unique(np.column_stack([level, rng.integers(0, sizes[level])]), axis=0)
+    level, places = (
+        spots[:, 0],
+        spots[:, 1:] + np.column_stack([np.zeros(len(spots), int), starts[spots[:, 0]]]),
+    )
+    corner = spots[:, :0:-1] * STRIDE
+    windows = np.concatenate([corner, corner + CELL], axis=1).astype(np.float32)
+    scores = rng.integers(0, 20, len(spots)).astype(np.float32)  # ties are common with integer scores
+    kept = thin(Cells(places, windows, scores, windows), threshold)
+    for one in range(3):
+        rows = np.flatnonzero(level == one)
+        expected = rows[nms(windows[rows], scores[rows], threshold)]
+        assert [row for row in kept if level[row] == one] == expected.tolist()
+    assert (np.diff(scores[kept]) <= 0).all()

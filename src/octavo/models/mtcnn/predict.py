@@ -11,8 +11,9 @@ of uint8 NCHW pixels (see octavo.run), so the same lines serve every runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from math import ceil, log
 from typing import Any
 
@@ -23,6 +24,7 @@ from octavo.boxes import crop_resize, nms, square
 from octavo.outputs import Detections
 
 CELL, STRIDE = 12, 2  # P-Net's window and step, pixels
+REACH = CELL // STRIDE  # cells so many steps apart don't overlap
 BATCH = 64  # crops given to R-Net or O-Net at once: bounds memory in a crowd; larger ones are no faster
 
 TASK = "faces"
@@ -105,35 +107,95 @@ def predict(image: np.ndarray, run: Mapping[str, Network], settings: Settings) -
 
 def propose(image: np.ndarray, pnet: Network, settings: Settings) -> np.ndarray:
     """Windows (n, 4), surest first, in which P-Net sees a face. Not squared, may leave the image."""
-    found = []
-    for cells, scale, scores, offsets in scan(image, pnet, settings):
-        keep = nms(cells, scores, settings.nms[0])
-        found.append((cells[keep] / scale, scores[keep], offsets[keep]))
-    if not found:
-        return np.empty((0, 4), np.float32)
-    windows, scores, moves = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    keep = nms(windows, scores, settings.nms[1])
-    return move(windows[keep], moves[keep])
+    found = scan(image, pnet, settings)
+    found = found[thin(found, settings.nms[0])]
+    found = found[nms(found.windows, found.scores, settings.nms[1])]
+    return move(found.windows, found.offsets)
 
 
-def scan(
-    image: np.ndarray, pnet: Network, settings: Settings
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each level of the pyramid on which P-Net sees faces: its cells, the level's scale, scores, offsets.
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """What P-Net takes for a face, in all levels: n cells.
 
-    Cells (n, 4) are in whole pixels of the level, so that overlaps are exact: two cells 4 pixels apart share .5,
-    not .5000001. A score is the difference of the two logits; offsets (n, 4) in units of the cell's side.
+    places   (n, 2) row and column in a table in which the levels lie side by side, REACH apart
+    windows  (n, 4) pixels of the image
+    scores   (n,) difference of the two logits
+    offsets  (n, 4) in units of the cell's side
     """
+
+    places: np.ndarray
+    windows: np.ndarray
+    scores: np.ndarray
+    offsets: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> Cells:
+        return Cells(self.places[rows], self.windows[rows], self.scores[rows], self.offsets[rows])
+
+
+def scan(image: np.ndarray, pnet: Network, settings: Settings) -> Cells:
+    """All cells of all levels that pass P-Net's threshold."""
     limit = logit(settings.thresholds[0])
+    found = []
+    levels: list[tuple[float, ...]] = []  # of each: columns before it in the table, columns of it, its scale
+    start = 0
     for level, scale in pyramid(image, settings):
-        face, offsets = pnet(to_planes(level))
+        face, box = pnet(to_planes(level))
         margin = face[0, 1] - face[0, 0]
-        rows, columns = np.nonzero(margin > limit)
-        if not len(rows):
-            continue
-        corner = np.stack([columns, rows], axis=1).astype(np.float32) * STRIDE
-        cells = np.concatenate([corner, corner + CELL], axis=1)
-        yield cells, scale, margin[rows, columns], offsets[0][:, rows, columns].T
+        passed = np.flatnonzero(margin > limit)
+        width = margin.shape[1]
+        found.append(
+            (passed, np.full(len(passed), len(levels)), margin.ravel()[passed], box.reshape(4, -1)[:, passed])
+        )
+        levels.append((start, width, *scale))
+        start += width + REACH
+    if not found:
+        return Cells(
+            np.empty((0, 2), np.intp), *(np.empty(shape, np.float32) for shape in ((0, 4), 0, (0, 4)))
+        )
+    passed, level_of, scores, offsets = (np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
+    starts, widths = np.array(levels)[level_of, :2].astype(np.intp).T
+    y, x = np.divmod(passed, widths)
+    corner = np.stack([x, y, x, y], axis=1).astype(np.float32) * STRIDE
+    corner[:, 2:] += CELL
+    scales = np.array(levels, np.float32)[level_of, 2:]
+    return Cells(np.stack([y, x + starts], axis=1), corner / scales, scores, offsets.T)
+
+
+def thin(found: Cells, threshold: float) -> np.ndarray:
+    """Non-maximum suppression within the levels: the rows kept, surest first, those that octavo.boxes.nms keeps.
+
+    On a grid it is known beforehand which neighbours a cell overlaps by more than the threshold, so all cells are
+    decided together: one without a surer neighbour stays and its neighbours go, again and again until none is left.
+    """
+    order = np.argsort(-found.scores, kind="stable")
+    count = len(order)
+    height, width = found.places.max(axis=0, initial=0) + 1 + 2 * REACH
+    at = (found.places[order] + REACH) @ (width, 1)
+    table = np.full(height * width, count)
+    table[at] = np.arange(count)  # now a number is the cell's rank
+    near = table[at[:, None] + neighbours(threshold) @ (width, 1)]
+    one, which = np.nonzero(near < count)
+    two = near[one, which]
+    surer, other = np.minimum(one, two), np.maximum(one, two)
+    kept, open_ = np.zeros(count, bool), np.ones(count, bool)
+    while len(surer):
+        stays = open_.copy()
+        stays[other] = False
+        kept |= stays
+        open_ &= ~stays
+        open_[other[stays[surer]]] = False
+        undecided = open_[surer] & open_[other]
+        surer, other = surer[undecided], other[undecided]
+    return order[kept | open_]
+
+
+@cache
+def neighbours(threshold: float) -> np.ndarray:
+    """(k, 2) rows and columns from a cell to those behind it that it overlaps (IoU) by more than the threshold."""
+    near = range(1 - REACH, REACH)
+    shared = {(y, x): (CELL - STRIDE * abs(y)) * (CELL - STRIDE * abs(x)) for y in near for x in near}
+    wanted = [at for at, s in shared.items() if at > (0, 0) and s / (2 * CELL**2 - s) > threshold]
+    return np.array(wanted, np.intp).reshape(-1, 2)
 
 
 def refine(image: np.ndarray, boxes: np.ndarray, rnet: Network, settings: Settings) -> np.ndarray:

@@ -21,7 +21,7 @@ from octavo.boxes import nms, square
 from octavo.evaluate.tuning import Axis
 from octavo.outputs import Detections
 
-from .predict import Network, Settings, landmarks, logit, look, move, probability, scan
+from .predict import Cells, Network, Settings, landmarks, logit, look, move, probability, scan, thin
 
 AXES = (
     Axis("P-Net", "thresholds", 0),
@@ -63,13 +63,15 @@ def trace(image: np.ndarray, run: Mapping[str, Network], wanted: Iterable[Settin
     pairs = list(product(sorted({s.nms[0] for s in wanted}), sorted({s.nms[1] for s in wanted})))
     loosest = replace(wanted[0], thresholds=(*lowest, 0))
 
-    proposed, cells, margin, offsets = _proposals(image, run["pnet"], loosest, pairs)
+    found = scan(image, run["pnet"], loosest)
+    proposed = {pair: _proposed(found, *pair) for pair in pairs}
     rows = np.unique(np.concatenate([*proposed.values(), np.empty(0, np.intp)]))
     order = {pair: np.searchsorted(rows, kept) for pair, kept in proposed.items()}
+    found = found[rows]
     margins = np.full((3, len(rows)), -np.inf, np.float32)
-    margins[0] = margin[rows]
+    margins[0] = found.scores
 
-    windows = np.rint(square(move(cells[rows], offsets[rows])))
+    windows = np.rint(square(move(found.windows, found.offsets)))
     face, offsets = look(image, windows, run["rnet"], 24, (2, 4))
     margins[1] = face[:, 1] - face[:, 0]
     boxes, keypoints = np.zeros((len(rows), 4), np.float32), np.zeros((len(rows), 5, 2), np.float32)
@@ -82,24 +84,10 @@ def trace(image: np.ndarray, run: Mapping[str, Network], wanted: Iterable[Settin
     return Trace(order, margins, windows, boxes, keypoints, lowest, loosest)
 
 
-def _proposals(
-    image: np.ndarray, pnet: Network, settings: Settings, pairs: list[tuple[float, float]]
-) -> tuple[dict[tuple[float, float], np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """P-Net's cells in pixels of the image (n, 4), margins, offsets; and which of them each pair of NMS keeps."""
-    within: dict[float, list[np.ndarray]] = {first: [np.empty(0, np.intp)] for first, _ in pairs}
-    found = [(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 4), np.float32))]
-    count = 0
-    for cells, scale, scores, offsets in scan(image, pnet, settings):
-        for first, kept in within.items():
-            kept.append(count + nms(cells, scores, first))
-        found.append((cells / scale, scores, offsets))
-        count += len(cells)
-    cells, scores, offsets = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    proposed = {}
-    for first, second in pairs:
-        rows = np.concatenate(within[first])
-        proposed[first, second] = rows[nms(cells[rows], scores[rows], second)]
-    return proposed, cells, scores, offsets
+def _proposed(found: Cells, within: float, across: float) -> np.ndarray:
+    """Which cells P-Net's two NMS keep, surest first."""
+    rows = thin(found, within)
+    return rows[nms(found.windows[rows], found.scores[rows], across)]
 
 
 def replay(trace: Trace, settings: Settings) -> tuple[Detections, dict[str, int]]:
