@@ -135,17 +135,18 @@ def reference_cascade(image: np.ndarray, weights: dict, settings: Settings) -> l
             cell = [2 * j, 2 * i, 2 * j + 12, 2 * i + 12]
             here.append((cell, float(probability[i, j]), box[0, :, i, j].tolist()))
         for (x1, y1, x2, y2), p, by in suppress(here, settings.nms[0]):
-            proposals.append(([x1 * width / w, y1 * height / h, x2 * width / w, y2 * height / h], p, by))
+            window = [x1 * width / w, y1 * height / h, x2 * width / w, y2 * height / h]
+            proposals.append((moved(window, by), p))
         scale *= settings.factor
-    windows = [moved(b, by) for b, _, by in suppress(proposals, settings.nms[1])]
+    windows = [box for box, _ in suppress(proposals, settings.nms[1])]
 
     refined = []
     for window in map(squared, windows):
         face, box = published("rnet", weights["rnet"], crop(window, 24))
         probability = float(face.double().softmax(1)[0, 1])
         if probability > settings.thresholds[1]:
-            refined.append((window, probability, box[0].tolist()))
-    windows = [moved(b, by) for b, _, by in suppress(refined, settings.nms[2])]
+            refined.append((moved(window, box[0].tolist()), probability))
+    windows = [box for box, _ in suppress(refined, settings.nms[2])]
 
     final = []
     for window in map(squared, windows):
@@ -242,6 +243,8 @@ def test_settings(overrides: dict, thresholds: tuple, confidence: float) -> None
         ({"thresholds": (0.5, 0.5, 7)}, "0 to 1"),
         ({"min_face": 0}, "above 0"),
         ({"factor": 1.2}, "factor"),
+        ({"factor": (0.5, 1.2)}, "factor"),
+        ({"factor": ()}, "factor"),
         ({"stride": 2}, "no setting stride"),
         ({"confidence": -1}, "probability"),
     ],

@@ -47,7 +47,12 @@ Confidence = Annotated[
     float | None,
     typer.Option(help="Lowest probability reported; without --thresholds it replaces the last of them."),
 ]
-Factor = Annotated[float | None, typer.Option(help="Size of a pyramid level over the one before.")]
+Factor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A[,B...]", help="Size of a pyramid level over the one before; the last for all others."
+    ),
+]
 Nms = Annotated[str | None, typer.Option(metavar="A,B,C,D", help="Largest overlap kept at each NMS.")]
 Others = Annotated[
     list[str] | None,
@@ -61,7 +66,7 @@ def settings_of(
     min_face: float | None,
     thresholds: str | None,
     confidence: float | None,
-    factor: float | None,
+    factor: str | None,
     nms: str | None,
     others: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -70,7 +75,7 @@ def settings_of(
         "min_face": min_face,
         "thresholds": numbers_of(thresholds, "--thresholds"),
         "confidence": confidence,
-        "factor": factor,
+        "factor": numbers_of(factor, "--factor"),
         "nms": numbers_of(nms, "--nms"),
     }
     settings |= dict(setting_of(text) for text in others or ())

@@ -40,14 +40,14 @@ class Trace:
 
     order       (P-Net's two NMS) -> rows that it proposes, surest first
     margin      (3, n) difference of the logits of P-, R- and O-Net; minus infinity where one was not asked
-    windows     (n, 4) what R-Net looked at
+    refined     (n, 4) R-Net's boxes
     boxes       (n, 4) O-Net's boxes; keypoints (n, 5, 2)
     lowest      thresholds of P- and R-Net down to which the answers go
     """
 
     order: dict[tuple[float, float], np.ndarray]
     margin: np.ndarray
-    windows: np.ndarray
+    refined: np.ndarray
     boxes: np.ndarray
     keypoints: np.ndarray
     lowest: tuple[float, float]
@@ -76,18 +76,19 @@ def trace(image: np.ndarray, run: Mapping[str, Network], wanted: Iterable[Settin
     margins[1] = face[:, 1] - face[:, 0]
     boxes, keypoints = np.zeros((len(rows), 4), np.float32), np.zeros((len(rows), 5, 2), np.float32)
 
+    refined = move(windows, offsets)
     passed = np.flatnonzero(margins[1] > logit(lowest[1]))
-    closer = np.rint(square(move(windows[passed], offsets[passed])))
+    closer = np.rint(square(refined[passed]))
     face, offsets, points = look(image, closer, run["onet"], 48, (2, 4, 10))
     margins[2, passed] = face[:, 1] - face[:, 0]
     boxes[passed], keypoints[passed] = move(closer, offsets), landmarks(closer, points)
-    return Trace(order, margins, windows, boxes, keypoints, lowest, loosest)
+    return Trace(order, margins, refined, boxes, keypoints, lowest, loosest)
 
 
 def _proposed(found: Cells, within: float, across: float) -> np.ndarray:
     """Which cells P-Net's two NMS keep, surest first."""
     rows = thin(found, within)
-    return rows[nms(found.windows[rows], found.scores[rows], across)]
+    return rows[nms(move(found.windows[rows], found.offsets[rows]), found.scores[rows], across)]
 
 
 def replay(trace: Trace, settings: Settings) -> tuple[Detections, dict[str, int]]:
@@ -97,7 +98,7 @@ def replay(trace: Trace, settings: Settings) -> tuple[Detections, dict[str, int]
     rows = rows[trace.margin[0, rows] > first]
     seen = {"rnet": len(rows)}
     rows = rows[trace.margin[1, rows] > second]
-    rows = rows[nms(trace.windows[rows], trace.margin[1, rows], settings.nms[2])]
+    rows = rows[nms(trace.refined[rows], trace.margin[1, rows], settings.nms[2])]
     seen["onet"] = len(rows)
     rows = rows[trace.margin[2, rows] > third]
     rows = rows[nms(trace.boxes[rows], trace.margin[2, rows], settings.nms[3], "min")]
@@ -114,6 +115,6 @@ def _order(trace: Trace, settings: Settings) -> np.ndarray:
     if not same or low or settings.nms[:2] not in trace.order:
         raise ValueError(
             f"{settings} were not among those wanted of the trace: min_face {trace.wanted.min_face:g}, factor "
-            f"{trace.wanted.factor:g}, thresholds from {trace.lowest}, P-Net's NMS {sorted(trace.order)}"
+            f"{trace.wanted.factor}, thresholds from {trace.lowest}, P-Net's NMS {sorted(trace.order)}"
         )
     return trace.order[settings.nms[:2]]
