@@ -312,13 +312,14 @@ def test_auto_takes_torch_for_a_folder_in_training(
         pytest.param("onnxrutime", "Did you mean onnxruntime", id="typing error"),
         pytest.param("tpu", "There are: auto, ", id="unknown"),
         pytest.param("openvino", r"pip install 'octavo\[openvino\]'", id="not installed"),
-        pytest.param("torch", r"no \.pt files", id="no state dicts"),
+        pytest.param("torch", r"no \.pt files, and torch reads no int8 weights", id="no state dicts"),
     ],
 )
 def test_a_backend_that_cannot_be_had(
     backend: str, message: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "available", lambda: ["onnxruntime", "torch"])
+    folder.write_info(model, folder.read_info(model) | {"precision": "int8"})  # float ones torch reads back
     with pytest.raises(ValueError, match=message):
         run.open(model, backend)
 

@@ -72,15 +72,19 @@ def networks(variant: str) -> Mapping[str, Any]:
 
 
 def load_modules(folder: Path) -> dict[str, nn.Module]:
-    """A folder's networks as torch modules in evaluation mode, quantized ones as quantized ones."""
+    """A folder's networks as torch modules in evaluation mode, quantized ones as quantized ones.
+
+    Float networks without a state dict, such as the embedded ones, are read back from what was exported of them.
+    """
     import torch
 
     info = read_info(folder)
     modules = part(info["family"], "net").build(info["variant"])
     for name, module in modules.items():
-        path = folder / f"{name}.pt"
-        if not path.is_file():
-            raise FolderError(f"{path} is missing: {folder} has no trainable weights, only a runtime's files")
+        path = weights_file(folder, name)
+        if path.suffix == ".onnx":
+            _read_back(module, path, info, networks(info["variant"])[name])
+            continue
         if info.get("scheme"):
             from octavo.quantize import Scheme, formed
 
@@ -92,6 +96,27 @@ def load_modules(folder: Path) -> dict[str, nn.Module]:
             raise FolderError(f"{path} does not fit {name} of {info['variant']}: {error}") from None
         module.eval()
     return modules
+
+
+def weights_file(folder: Path, network: str) -> Path:
+    """Where a network's trainable weights are: NETWORK.pt, else NETWORK.onnx if that is float; else FolderError."""
+    state, written = folder / f"{network}.pt", folder / f"{network}.onnx"
+    if state.is_file():
+        return state
+    precision = read_info(folder)["precision"]
+    if precision == "float" and written.is_file():
+        return written
+    rounded = "" if precision == "float" else f", and of {precision} weights nothing can be trained or made"
+    raise FolderError(
+        f"{state} is missing: {folder} has no trainable weights, only a runtime's files{rounded}"
+    )
+
+
+def _read_back(module: nn.Module, path: Path, info: Mapping[str, Any], like: Any) -> None:
+    from octavo.export import from_onnx
+
+    shape = getattr(like, "shape", None)  # of pixels; other networks have no BatchNorm
+    from_onnx.read(module, path, shape, info["preprocessing"])
 
 
 def scheme_for(scheme: Scheme, network: str) -> Scheme:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import operator
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,29 +197,36 @@ def trace(module: nn.Module, skip: Sequence[str] = ()) -> fx.GraphModule:
 def fold(module: nn.Module, skip: Sequence[str] = ()) -> fx.GraphModule:
     """The float twin of `module` without BatchNorm: folded into the layers before, where there is one."""
     model = trace(module, skip)
-    calls: dict[str, list[fx.Node]] = {}
-    for node in model.graph.nodes:
-        if node.op == "call_module":
-            calls.setdefault(str(node.target), []).append(node)
-    for name, norms in calls.items():
-        norm = model.get_submodule(name)
-        if not isinstance(norm, BATCH_NORMS) or norm.running_mean is None:
-            continue
-        # A layer called twice is folded if this norm, and nothing else, follows each call.
-        inputs = [node.all_input_nodes[0] for node in norms]
-        owner = str(inputs[0].target)
-        if inputs != calls.get(owner) or any(len(node.users) > 1 for node in inputs):
-            continue
-        layer = model.get_submodule(owner)
-        if not isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
-            continue
-        _fold_into(layer, norm)
-        for node, value in zip(norms, inputs, strict=True):
-            node.replace_all_uses_with(value)
+    for layer, norm, nodes in norms_behind(model):
+        _fold_into(model.get_submodule(layer), model.get_submodule(norm))
+        for node in nodes:
+            node.replace_all_uses_with(node.all_input_nodes[0])
             model.graph.erase_node(node)
     model.delete_all_unused_submodules()
     model.recompile()
     return model
+
+
+def norms_behind(model: fx.GraphModule) -> Iterator[tuple[str, str, list[fx.Node]]]:
+    """The layers of a traced network that a BatchNorm, and nothing else, follows: both names, the norm's calls.
+
+    The graph may be changed on the way: a second norm is found behind the layer once the first is taken out.
+    """
+    calls: dict[str, list[fx.Node]] = {}
+    for node in model.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node)
+    for name, nodes in calls.items():
+        norm = model.get_submodule(name)
+        if not isinstance(norm, BATCH_NORMS) or norm.running_mean is None:
+            continue
+        # A layer called twice counts if this norm, and nothing else, follows each call.
+        inputs = [node.all_input_nodes[0] for node in nodes]
+        owner = str(inputs[0].target)
+        if inputs != calls.get(owner) or any(len(node.users) > 1 for node in inputs):
+            continue
+        if isinstance(model.get_submodule(owner), (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
+            yield owner, name, nodes
 
 
 @torch.no_grad()

@@ -43,10 +43,12 @@ def available() -> list[str]:
 
 def choose(folder: str | PathLike[str], backend: str = "auto") -> str:
     """The runtime that `open` takes for this folder. ValueError says why a named one cannot be had."""
-    networks = model_folder.read_info(folder)["networks"]
+    info = model_folder.read_info(folder)
+    networks = info["networks"]
     has = {
         suffix: all((Path(folder) / (n + suffix)).is_file() for n in networks) for suffix in RUNTIMES.values()
     }
+    has[".pt"] |= has[".onnx"] and info["precision"] == "float"  # which are read back
     if backend == "auto":
         usable = [name for name in available() if has[RUNTIMES[name]]]
         # A form made for a runtime is the faster choice, and OpenVINO pays 1 to 4 ms for every new image size.
@@ -67,7 +69,8 @@ def choose(folder: str | PathLike[str], backend: str = "auto") -> str:
     if not has[RUNTIMES[backend]]:
         if backend == "torch":
             raise FolderError(
-                f"{folder} has no .pt files (trained weights): use --backend auto for its .onnx."
+                f"{folder} has no .pt files, and torch reads no {info['precision']} weights back from .onnx files: "
+                "use --backend auto"
             )
         suffix = RUNTIMES[backend]
         raise FolderError(

@@ -299,13 +299,14 @@ def _spread(seconds: np.ndarray) -> Spread:
 
 
 def _files(model: Candidate) -> list[Path]:
-    """The files the networks were loaded from; state dicts for torch, whose networks have no file."""
+    """The files the networks were loaded from; for torch, whose networks have no file, those with its weights."""
     paths = [getattr(network, "path", None) for network in model.run.values()]
     if all(paths):
         found = [path for path in paths if path]
         # A form made for one runtime has its weights in the plain file.
         return found + [plain for path in found if (plain := model_folder.plain_of(path))]
-    return list(model_folder.files(model.folder, ".pt").values())
+    states = [Path(model.folder) / f"{name}.pt" for name in model.run]
+    return [state if state.is_file() else state.with_suffix(".onnx") for state in states]
 
 
 # Memory -------------------------------------------------------------------------------------------------

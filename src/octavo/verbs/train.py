@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.folder import UnknownName, did_you_mean
-from octavo.models import load_modules, part, save_module, task, train_stages
+from octavo.models import load_modules, part, save_module, task, train_stages, weights_file
 from octavo.models import networks as networks_of
 from octavo.recipe import to_dict
 from octavo.verbs.extras import need_torch
@@ -34,8 +34,9 @@ def train(
 ) -> Path | None:
     """Train all networks, or one of them, into the folder `out`; goes on where a run was stopped.
 
-    model: a variant's name (fresh weights) or a model folder with .pt files (its weights). A quantized folder
-    stays quantized: its networks learn for their integer grids, by the shorter schedule of the recipe's `qat`.
+    model: a variant's name (fresh weights) or a model folder (its weights: .pt files, or float .onnx files that are
+    read back). A quantized folder stays quantized: its networks learn for their integer grids, by the shorter
+    schedule of the recipe's `qat`.
     teachers: model folders of the same family; what they say of a sample, on average, is learned beside its label.
     progress(network, done, total, losses) hears of every step, and with no losses of the making of samples;
     fabric goes to train.make_fabric. The folder is a model, and is returned, once all networks are trained.
@@ -56,7 +57,7 @@ def train(
     torch.manual_seed(chosen.stages[stages[0]].schedule.seed)
     if start.folder:
         modules = load_modules(start.folder)
-        origin = " ".join(folder.digest(start.folder / f"{name}.pt")[:12] for name in modules)
+        origin = " ".join(folder.digest(weights_file(start.folder, name))[:12] for name in modules)
     else:
         modules, origin = part(start.family, "net").build(start.variant), ""
     folder.write_json(out / "recipe.json", {"variant": start.variant, "from": origin} | to_dict(chosen))
