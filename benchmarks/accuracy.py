@@ -6,8 +6,8 @@
     python benchmarks/accuracy.py slim-float slim --set long_side=320
 
 AP over the valid faces of the val split by event and by size of the face (pixels, sqrt(w h)), landmark error
-(NME over sqrt(w h), of the faces found), for each model in each runtime. Min face 12, thresholds .5/.5/.02,
-confidence .02 (those that a family has) and what is --set, all in the row. -> results/FAMILY_accuracy.csv
+(NME over sqrt(w h), of the faces found), for each model in each runtime. Min face 12 or long side 0, what the family
+measures with (MEASURING in its predict.py) and what is --set. -> results/FAMILY_accuracy.csv
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import common
 from octavo import verbs
 from octavo.data.widerface import size_bins
 from octavo.evaluate import record
+
+SHOWN = ("min_face", "thresholds", "confidence", "long_side")  # settings that stand in every row
 
 
 def main() -> None:
@@ -38,8 +40,10 @@ def main() -> None:
 def measure(opened: verbs.Model, options: Any) -> None:
     model, info = opened.folder, opened.info
     file = options.out / f"{info['family']}_accuracy.csv"
-    settings = common.settings(opened) | dict(common.setting(text) for text in options.set)
-    how = {"weights": common.weights(model), "backend": opened.backend} | common.cells(settings)
+    changed = dict(common.setting(text) for text in options.set)
+    settings = common.settings(opened) | changed
+    shown = {name: value for name, value in settings.items() if name in SHOWN or name in changed}
+    how = {"weights": common.weights(model), "backend": opened.backend} | common.cells(shown)
     what = {"model": model.name, "data": options.data.name, "split": options.split}
     if not options.again and common.there(file, **what, **how):
         print(f"{model.name} on {opened.backend}: there already")

@@ -19,20 +19,15 @@ from octavo import verbs
 from octavo.data.split import is_held_out
 from octavo.data.widerface import Entry, read
 from octavo.evaluate import events, landmarks, record
+from octavo.models import part
 from octavo.outputs import Detections
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 EVENTS = ("Crowd", "Web", "Portrait", "all")  # of data/faces
-# Low, so that AP sees the whole curve, and the smallest face that the data set asks for. .5 and .5 are those of the
-# third-party evaluations (FACTS.md, section 1); O-Net's .3 there is .02 here, as in `octavo evaluate`: a face that
-# was cut off can't be found. Single-shot detectors look at each image in its own size (long side 0).
-SETTINGS: dict[str, Any] = {
-    "min_face": 12,
-    "thresholds": (0.5, 0.5, 0.02),
-    "confidence": 0.02,
-    "long_side": 0,
-}
+# The smallest face that the data set asks for; single-shot detectors look at each image in its own size (long side
+# 0). The rest is the family's MEASURING: thresholds so low that AP sees the whole curve.
+SETTINGS: dict[str, Any] = {"min_face": 12, "confidence": 0.02, "long_side": 0}
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -101,9 +96,10 @@ def splits(data: Path, recipe: Any) -> tuple[list[Entry], list[Entry]]:
 
 
 def settings(model: verbs.Model) -> dict[str, Any]:
-    """Those of SETTINGS that the model has."""
+    """What AP is measured with: those of SETTINGS that the model has, and its family's MEASURING."""
     known = model.settings().to_dict()
-    return {name: value for name, value in SETTINGS.items() if name in known}
+    chosen = {name: value for name, value in SETTINGS.items() if name in known}
+    return chosen | part(model.info["family"], "predict").MEASURING
 
 
 def both(model: verbs.Model, held_out: list[Entry], val: list[Entry]) -> dict[str, float]:

@@ -40,8 +40,9 @@ from typing import IO, Any
 import common
 import cv2
 import numpy as np
+import scenes
 
-from octavo import images, verbs
+from octavo import images
 from octavo.data.widerface import Entry, read
 from octavo.evaluate import events, record
 from octavo.outputs import Detections
@@ -51,9 +52,6 @@ BASE = "facenet-pytorch"  # what "times" compares with
 LOWEST = 0.02  # score down to which boxes count for AP: the same as in the other benchmarks
 WARMUP, STARTS, PAUSE = 5, 3, 0.02  # rounds; fresh processes; s in which the last one's threads stop to spin
 LEAST = 5  # rounds, however slow a peer is
-# The faces in two of the shipped photographs: x1, y1, x2, y2.
-FACES = {"astronaut.jpg": (179, 55, 268, 178), "hopper.jpg": (172, 104, 356, 343)}
-CORNER = (247, 185, 640, 480)  # of group.jpg: five faces, none cut
 
 
 class PeerError(RuntimeError):
@@ -120,7 +118,7 @@ def main() -> None:
             write(file, peer, options, data="installation", error=str(error))
     ready = [peer for peer in chosen if peer.name in pythons]
     with tempfile.TemporaryDirectory() as place:
-        for name, pixels in list(scenes().items())[: options.scenes]:
+        for name, pixels in list(scenes.all_of_them().items())[: options.scenes]:
             path = Path(place) / f"{name}.npy"
             np.save(path, pixels)
             cv2.imwrite(str(path.with_suffix(".png")), pixels[:, :, ::-1])
@@ -196,36 +194,6 @@ def write(
         "error",
     )
     print(*(f"{name} {row[name]}" for name in shown if row[name]), flush=True)
-
-
-# The scenes
-
-
-def scenes() -> dict[str, np.ndarray]:
-    """{name: (h, w, 3) uint8 RGB}."""
-    photos = {path.name: images.read(path) for path in verbs.samples()}
-    x1, y1, x2, y2 = CORNER
-    return {
-        "portrait": cv2.resize(photos["astronaut.jpg"][:384], (640, 480), interpolation=cv2.INTER_CUBIC),
-        "group": cv2.resize(photos["group.jpg"][y1:y2, x1:x2], (640, 480), interpolation=cv2.INTER_CUBIC),
-        "crowd": crowd(photos),
-    }
-
-
-def crowd(photos: Mapping[str, np.ndarray], columns: int = 20, rows: int = 12) -> np.ndarray:
-    """(720, 1280, 3): tiles of 64x60 pixels, in each a face about half as wide, mirrored and lit by chance."""
-    rng = np.random.default_rng(0)
-    faces = [(photos[name], box) for name, box in FACES.items()]
-    tiles = []
-    for _ in range(columns * rows):
-        photo, (x1, y1, x2, y2) = faces[rng.integers(len(faces))]
-        side = int((y2 - y1) * rng.uniform(1.4, 1.9))
-        left, top = max(0, (x1 + x2 - side) // 2), max(0, (y1 + y2 - side) // 2)
-        cut = photo[top : top + side, left : left + side]
-        tile = cv2.resize(cut, (64, 60), interpolation=cv2.INTER_AREA)
-        tile = tile[:, :: rng.choice((1, -1))] * rng.uniform(0.7, 1.1)
-        tiles.append(np.clip(tile, 0, 255).astype(np.uint8))
-    return np.vstack([np.hstack(tiles[row * columns : (row + 1) * columns]) for row in range(rows)])
 
 
 # The environments

@@ -3,6 +3,7 @@
     precision_recall  a stair per model or subset, under which the average precision is the area
     points            a line of points per model over named groups, such as sizes of faces
     shares            a line per model: the share of all things whose error is at most x
+    growth            a panel per question: what is measured against what grows
     sensitivity       a bar per layer, worst first: what quantizing it alone costs; a dot: all but it quantized
     distributions     a histogram per tensor, float behind quantized, with the ends of its grid
     signal_to_noise   a bar per tensor in the network's order: rounding alone, and all the layers so far
@@ -154,6 +155,26 @@ def shares(
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         _finish(figure, axes, title, legend)
+
+
+def growth(
+    values: Mapping[str, Mapping[float, float]], labels: Mapping[str, tuple[str, str]], path: str | Path
+) -> None:
+    """Draw {question: {size: measured}} side by side, both axes from zero: a straight line grows in proportion.
+
+    labels: {question: (of sizes, of what is measured)}.
+    """
+    with drawing(path, 3 * len(values), 2.6) as figure:
+        for axes, (question, of) in zip(
+            figure.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True
+        ):
+            axes.plot(list(of), list(of.values()), color=BLUE, marker="o", markersize=4, linewidth=1.3)
+            axes.set_xlim(0, max(of) * 1.05)
+            axes.set_ylim(0, max(of.values()) * 1.1)
+            axes.set_xlabel(labels[question][0])
+            axes.set_ylabel(labels[question][1])
+            _round_ticks(axes.xaxis)
+            _finish(figure, axes, "", legend=False)
 
 
 def _styles() -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 BY = ("ap", "f1", "recall")
+THRESHOLDS = ("thresholds", "confidence")  # what settings of that kind are called
 LOWEST, HIGHEST = 0.01, 0.99  # values tried: at 0 and 1 a threshold is none, or nothing
 
 
@@ -57,7 +58,7 @@ class Axis:
 
 
 def axes_of(settings: Mapping[str, Any], measuring: Mapping[str, Any]) -> tuple[Axis, ...]:
-    """The axes of a family that does not name its own: what it lowers to measure AP, then `nms` if it has one.
+    """The axes of a family that names none: the thresholds that it lowers to measure AP, then `nms` if it has one.
 
     Of several thresholds the last one reports.
     """
@@ -68,7 +69,7 @@ def axes_of(settings: Mapping[str, Any], measuring: Mapping[str, Any]) -> tuple[
         last = len(settings[name]) - 1
         return [Axis(f"{name} {i + 1}", name, i, i == last and not alone, alone) for i in range(last + 1)]
 
-    thresholds = [axis for name in measuring for axis in numbers(name, alone=False)]
+    thresholds = [axis for name in THRESHOLDS if name in measuring for axis in numbers(name, alone=False)]
     return (*thresholds, *(numbers("nms", alone=True) if "nms" in settings else ()))
 
 

@@ -56,7 +56,8 @@ def evaluate(
                 f"{opened.name} reads {what.UNIT}, and of those there is no {wanted}: leave it out"
             )
     if settings.get("thresholds") is None and settings.get("confidence") is None:
-        settings |= part(opened.info["family"], "predict").MEASURING
+        given = {name: value for name, value in settings.items() if value is not None}
+        settings = part(opened.info["family"], "predict").MEASURING | given
     chosen = opened.settings(**settings)
     if images and ground_truth:
         raise ValueError(f"the benchmark counts the {what.UNIT} of all images: not with only some of them")

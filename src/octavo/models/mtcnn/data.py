@@ -347,10 +347,10 @@ def calibration_batches(
     """What network `name` meets on `count` training images: (n, 3, h, w) uint8 batches.
 
     P-Net gets whole pyramid levels, R- and O-Net the windows that the networks before them (in `run`) let pass,
-    with thresholds no higher than those that AP is measured with: ranges must hold for doubtful windows too.
+    by the settings that AP is measured with, or lower thresholds: ranges must hold for doubtful windows too.
     """
-    first, second, third = map(min, settings.thresholds, MEASURING["thresholds"])
-    settings = replace(settings, thresholds=(first, second, third))
+    thresholds = tuple(map(min, settings.thresholds, MEASURING["thresholds"]))
+    settings = replace(settings, **MEASURING | {"thresholds": thresholds})
     entries = read(data, "train")
     chosen = np.random.default_rng(seed).permutation(len(entries))[:count]
     for number in chosen.tolist():

@@ -30,9 +30,13 @@ REACH = CELL // STRIDE  # cells so many steps apart don't overlap
 BATCH = 64  # crops given to R-Net or O-Net at once: bounds memory in a crowd; larger ones are no faster
 
 TASK = "faces"
-# What AP is measured with unless a caller says otherwise: low, since a face that was cut off can't be found.
-# .5 and .5 are those of the published re-runs (FACTS, section 1).
-MEASURING = {"thresholds": (0.5, 0.5, 0.02)}
+# What AP is measured with unless a caller says otherwise: low thresholds, since a face that was cut off can't be found,
+# the paper's pyramid and its code's NMS. .5 and .5 are those of the published re-runs (FACTS, section 1).
+MEASURING: dict[str, Any] = {
+    "thresholds": (0.5, 0.5, 0.02),
+    "factor": 0.709,
+    "nms": (0.5, 0.7, 0.7, 0.7),
+}
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
@@ -63,7 +67,9 @@ class Settings:
                 raise ValueError(f"{name} takes {count} numbers from 0 to 1, not {values}")
         if not self.min_face > 0:
             raise ValueError(f"min_face is a length in pixels above 0, not {self.min_face}")
-        if not self.factors or not all(0.1 <= factor <= 0.95 for factor in self.factors):
+        factors = tuple(map(float, self.factors))
+        object.__setattr__(self, "factor", factors[0] if len(factors) == 1 else factors)
+        if not factors or not all(0.1 <= factor <= 0.95 for factor in factors):
             raise ValueError(f"factor is the ratio of two pyramid levels, .1 to .95, not {self.factor}")
         if not 0 <= self.confidence <= 1:
             raise ValueError(f"confidence is a probability, 0 to 1, not {self.confidence}")
