@@ -1,19 +1,20 @@
 """What does training do for an INT8 face detector that calibration did not, and which kind of it?
 
-    python benchmarks/qat.py runs/mtcnn                           cpu target
-    python benchmarks/qat.py runs/mtcnn --target tensorrt --methods "calibrated;labels"
+    python benchmarks/qat.py mtcnn-relu-float                     cpu target
+    python benchmarks/qat.py mtcnn-relu-float --target tensorrt --methods "calibrated;labels"
     python benchmarks/qat.py runs/slim --calibrator max --equalize
 
-The float folder is calibrated (one weight scale per channel), then each network is trained shortly on its integer
-grids, in batches of half the size of its float training, once for every method and seed, on the samples that the
-float networks were trained on (MODEL/samples; `octavo train` mines MTCNN's windows with the quantized ones).
-"float, longer" is the control: the same steps without quantization. AP and landmark error of the exported model in
-ONNX Runtime; a method is to be chosen by the columns "held out ...". -> results/FAMILY_qat.csv
+The float model is calibrated (one weight scale per channel), then each network is trained shortly on its integer
+grids, in batches of half the size of its float training, for every seed with every method, on samples that the float
+networks mine (`octavo train` mines MTCNN's windows with the quantized ones). They are made of one training photograph
+in --every, once, and kept in --work, as is what is calibrated. "float, longer" is the control: the same steps
+without quantization. AP and landmark error of the exported model in ONNX Runtime; a method is to be chosen by the
+columns "held out ...". -> results/FAMILY_qat.csv
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,10 @@ from typing import Any
 import common
 
 from octavo import verbs
+from octavo.data.widerface import read
 from octavo.evaluate import record
-from octavo.folder import read_info, staged, write_info
-from octavo.models import load_modules, part, save_module, train_stage
+from octavo.folder import digest, find, read_info, staged, write_info
+from octavo.models import load_modules, part, save_module, train_stage, weights_file
 from octavo.recipe import Qat, for_qat
 from octavo.train import Hooks, make_fabric
 
@@ -46,8 +48,11 @@ METHODS = {
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("model", type=Path, help="float model folder with .pt files")
-    parser.add_argument("--samples", type=Path, help="windows of its training [MODEL/samples]")
+    parser.add_argument("model", help="float model: a folder, or an embedded one by name")
+    parser.add_argument(
+        "--work", type=Path, help="samples and calibrated models are kept here [runs/qat-MODEL]"
+    )
+    parser.add_argument("--every", type=int, default=1, help="samples are of one photograph in this many [1]")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/faces"))
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--calibrator", default="percentile")
@@ -56,59 +61,68 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300, help="of each network [300]")
     options = parser.parse_args()
-    info = read_info(options.model)
+    model = find(options.model)
+    info = read_info(model)
+    options.work = options.work or Path("runs") / f"qat-{model.name}"
     file = options.out / f"{info['family']}_qat.csv"
     origin = {"model": info["variant"], "data": options.data.name, "split": "val"}
-    weights = common.weights(options.model)
-    recipe = verbs.recipe(info["variant"])
-    held_out, val = common.splits(options.data, recipe)
+    weights = common.weights(model)
+    held_out, val = common.splits(options.data, verbs.recipe(info["variant"]))
+    chosen = options.methods.split(";") if options.methods else METHODS
+    runs = [
+        (seed, method) for seed in range(options.seeds) for method in chosen if METHODS[method] or not seed
+    ]
     with tempfile.TemporaryDirectory() as temporary:
-        calibrated: Path | None = None
-        for method in options.methods.split(";") if options.methods else METHODS:
-            for seed in range(options.seeds) if METHODS[method] else [0]:
-                is_float = method.startswith("float") and not (METHODS[method] or Qat()).outputs
-                key = {
-                    "weights": weights,
-                    "target": "" if is_float else options.target,
-                    "method": method,
-                    "seed": seed,
-                    "steps": options.steps if METHODS[method] else 0,
-                }
-                if not options.again and common.there(file, **origin, **key):
-                    print(*key.values(), "there already", flush=True)
-                    continue
-                base = options.model
-                if not is_float:
-                    calibrated = calibrated or verbs.quantize(
-                        options.model,
-                        options.data,
-                        Path(temporary) / "int8",
-                        target=options.target,
-                        calibrator=options.calibrator,
-                        images=128,
-                        equalize=options.equalize,
-                    )
-                    base = calibrated
+        for seed, method in runs:
+            is_float = method.startswith("float") and not (METHODS[method] or Qat()).outputs
+            key = {
+                "weights": weights,
+                "target": "" if is_float else options.target,
+                "method": method,
+                "seed": seed,
+                "steps": options.steps if METHODS[method] else 0,
+            }
+            if not options.again and common.there(file, **origin, **key):
+                print(*key.values(), "there already", flush=True)
+                continue
+            base = model if is_float else calibrated(model, weights, options)
+            if plan := METHODS[method]:
                 out = Path(temporary) / f"{method} {seed}".replace(" ", "-")
-                if plan := METHODS[method]:
-                    learn(base, plan, seed, out, options)
-                    base = out
-                model = verbs.load(verbs.export(base, Path(temporary) / "exported")[0], "onnxruntime")
-                row = record.append(
-                    file, {**key, **common.both(model, held_out, val)}, **origin, command=common.command()
-                )
-                print(
-                    *key.values(), *(f"{event} {row[event]}" for event in (*common.EVENTS, "NME")), flush=True
-                )
+                learn(model, base, plan, seed, out, options)
+                base = out
+            exported = verbs.load(verbs.export(base, Path(temporary) / "exported")[0], "onnxruntime")
+            row = record.append(
+                file, {**key, **common.both(exported, held_out, val)}, **origin, command=common.command()
+            )
+            print(*key.values(), *(f"{event} {row[event]}" for event in (*common.EVENTS, "NME")), flush=True)
 
 
-def learn(base: Path, plan: Qat, seed: int, out: Path, options: Any) -> None:
+def calibrated(model: Path, weights: str, options: Any) -> Path:
+    """The quantized model that all methods start from."""
+    parts = ["int8", weights, options.target, options.calibrator, *["equalized"] * options.equalize]
+    out: Path = options.work / "-".join(parts)
+    if not (out / "model.json").is_file():
+        verbs.quantize(
+            model,
+            options.data,
+            out,
+            target=options.target,
+            calibrator=options.calibrator,
+            images=128,
+            equalize=options.equalize,
+        )
+    return out
+
+
+def learn(model: Path, base: Path, plan: Qat, seed: int, out: Path, options: Any) -> None:
     """Train the networks of the folder `base` a little, each as the plan says, into `out`."""
     info = read_info(base)
     recipe = for_qat(replace(verbs.recipe(info["variant"]), qat=plan))
     fabric = make_fabric("cpu", 1, "bf16-mixed")
+    photographs = thinned(options.data, options.every, options.work)
+    mining = verbs.load(verbs.export(model, options.work / "float")[0], "onnxruntime").run
     with staged(out) as stage:
-        fingerprint = ""
+        fingerprint, before = "", {}
         for name, module in load_modules(base).items():
             usual = recipe.stages[name]
             schedule = replace(
@@ -120,12 +134,32 @@ def learn(base: Path, plan: Qat, seed: int, out: Path, options: Any) -> None:
             )
             shorter = replace(recipe, stages={**recipe.stages, name: replace(usual, schedule=schedule)})
             samples = part(info["family"], "data").train_set(
-                name, shorter, options.data, options.samples or options.model / "samples", {}, fingerprint
+                name, shorter, photographs, options.work / "samples", before, fingerprint
             )
             train_stage(info["family"], name, module, shorter, samples, stage, Hooks(), str(base), fabric)
             save_module(module, stage / f"{name}.pt")
-            fingerprint += hashlib.sha256((options.model / f"{name}.pt").read_bytes()).hexdigest()[:12]
+            before[name] = mining[name]
+            fingerprint += digest(weights_file(model, name))[:12]
         write_info(stage, info)
+
+
+def thinned(data: Path, every: int, work: Path) -> Path:
+    """The training photographs of a data set in WIDER FACE layout, one of `every`."""
+    if every == 1:
+        return data
+    out = work / f"one-in-{every}"
+    if out.is_dir():
+        return out
+    names = {entry.name for entry in read(data, "train")[::every]}
+    with staged(out) as stage:
+        (stage / "WIDER_train").symlink_to((data / "WIDER_train").resolve())
+        for file in ("wider_face_split/wider_face_train_bbx_gt.txt", "landmarks/train_label.txt"):
+            if (data / file).is_file():
+                blocks = re.split(r"^(?=.*/)", (data / file).read_text(), flags=re.MULTILINE)  # at each name
+                kept = [block for block in blocks if block.partition("\n")[0].strip("# ") in names]
+                (stage / file).parent.mkdir()
+                (stage / file).write_text("".join(kept))
+    return out
 
 
 if __name__ == "__main__":
