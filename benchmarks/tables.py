@@ -35,7 +35,7 @@ MARKED = re.compile(rf"({OPEN}([\w-]+)((?: [^\s=]+=\S+)*) -->\n)(?:(?!{OPEN}).)*
 class Table:
     """Columns of a file of results, and which of them tell rows apart (the last row of each counts).
 
-    over: a column that tells repetitions apart, whose medians are shown.
+    over: a column that tells repetitions apart, whose medians are shown; a column of its plural says of how many.
     """
 
     file: str
@@ -83,7 +83,7 @@ TABLES = {
     ),
     "qat": Table(
         "mtcnn_qat.csv",
-        ("model", "target", "method", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
+        ("model", "target", "method", "seeds", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
         ("model", "weights", "target", "method", "steps"),
         over="seed",
     ),
@@ -134,7 +134,7 @@ TABLES = {
     ),
     "slim-qat": Table(
         "slim_qat.csv",
-        ("model", "target", "method", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
+        ("model", "target", "method", "seeds", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
         ("model", "weights", "target", "method", "steps"),
         over="seed",
     ),

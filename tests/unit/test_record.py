@@ -127,5 +127,7 @@ def test_medians_over_repetitions(tmp_path: Path) -> None:
         append(
             path, {"method": method, "seed": seed, "ap": ap}, model="m", data="d", split="s", machine="here"
         )
-    made = table(path, ("method", "ap"), ("method",), over="seed").splitlines()[2:]
-    assert made == ["| a | 0.500 |", "| b | 0.750 |"]
+    made = table(path, ("method", "seeds", "ap"), ("method",), over="seed").splitlines()[2:]
+    assert made == ["| a | 3 | 0.500 |", "| b | 1 | 0.750 |"]
+    with pytest.raises(RecordError, match="no column seeds"):
+        table(path, ("method", "seeds"), ("method",))

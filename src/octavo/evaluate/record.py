@@ -109,8 +109,9 @@ def last(
     return list({tuple(row[name] for name in key): row for row in rows if wanted <= row.items()}.values())
 
 
-def medians(rows: Sequence[dict[str, str]], key: Sequence[str]) -> list[dict[str, str]]:
-    """One row for each `key`: the median of every column of numbers, the last text of the others."""
+def medians(rows: Sequence[dict[str, str]], key: Sequence[str], count: str) -> list[dict[str, str]]:
+    """One row for each `key`: the median of every column of numbers, the last text of the others, and how many rows
+    they are of in the column `count`."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in key), []).append(row)
@@ -118,7 +119,10 @@ def medians(rows: Sequence[dict[str, str]], key: Sequence[str]) -> list[dict[str
     def middle(values: list[str]) -> str:
         return _text(median(map(float, values))) if all(map(_is_number, values)) else values[-1]
 
-    return [{name: middle([row[name] for row in group]) for name in group[0]} for group in groups.values()]
+    return [
+        {name: middle([row[name] for row in group]) for name in group[0]} | {count: str(len(group))}
+        for group in groups.values()
+    ]
 
 
 def table(
@@ -133,15 +137,16 @@ def table(
 
     columns: which, in this order; by default the key and all metrics. Numbers with a fraction are rounded
     to `digits` places and right-aligned. where: only rows with these {column: text}. over: a column, such as the
-    seed, that tells repetitions apart: medians over them are shown.
+    seed, that tells repetitions apart: medians over them are shown, and of how many, where "seeds" is a column.
     """
     rows = read(path)
     have = list(rows[0]) if rows else list(ORIGIN)
     columns = list(columns) if columns is not None else [*key, *have[len(ORIGIN) :]]
-    unknown = [name for name in [*columns, *key, *(where or {})] if name not in have]
+    made = f"{over}s"  # the column of how many
+    unknown = [name for name in [*columns, *key, *(where or {})] if name not in [*have, *[made] * bool(over)]]
     if unknown:
         raise RecordError(f"{path} has no column {', '.join(unknown)}; it has {', '.join(have)}")
-    shown = medians(last(rows, [*key, over], where), key) if over else last(rows, key, where)
+    shown = medians(last(rows, [*key, over], where), key, made) if over else last(rows, key, where)
     cells = [[_shown(row[name], digits) for name in columns] for row in shown]
     right = [
         bool(cells) and all(_is_number(line[i]) or not line[i] for line in cells) for i in range(len(columns))
