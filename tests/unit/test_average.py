@@ -25,7 +25,9 @@ def made(tmp_path: Path) -> Made:
         out = tmp_path / name
         modules = part("mtcnn", "net").build(variant)
         for network, module in modules.items():
-            for norm in (m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            for norm in (
+                m for m in module.modules() if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))
+            ):
                 norm.running_mean.normal_()  # type: ignore[union-attr]
                 norm.num_batches_tracked.fill_(seed)  # type: ignore[union-attr]
             save_module(module, out / f"{network}.pt")

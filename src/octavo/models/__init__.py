@@ -83,7 +83,9 @@ def load_modules(folder: Path) -> dict[str, nn.Module]:
     for name, module in modules.items():
         path = weights_file(folder, name)
         if path.suffix == ".onnx":
-            _read_back(module, path, info, networks(info["variant"])[name])
+            from octavo.export import from_onnx
+
+            from_onnx.read(module, path)
             continue
         if info.get("scheme"):
             from octavo.quantize import Scheme, formed
@@ -110,13 +112,6 @@ def weights_file(folder: Path, network: str) -> Path:
     raise FolderError(
         f"{state} is missing: {folder} has no trainable weights, only a runtime's files{rounded}"
     )
-
-
-def _read_back(module: nn.Module, path: Path, info: Mapping[str, Any], like: Any) -> None:
-    from octavo.export import from_onnx
-
-    shape = getattr(like, "shape", None)  # of pixels; other networks have no BatchNorm
-    from_onnx.read(module, path, shape, info["preprocessing"])
 
 
 def scheme_for(scheme: Scheme, network: str) -> Scheme:
@@ -228,12 +223,15 @@ def train_stage(
 
     from octavo.quantize import qat
     from octavo.quantize.prepare import grids
+    from octavo.quantize.unfold import settle, unsettled
     from octavo.train import fit
 
     net, stage = part(family, "net"), recipe.stages[name]
     torch.manual_seed(stage.schedule.seed)
     if origin:
         net.resume(module, stage)
+        if unsettled(module):  # weights read back from an export
+            settle(module, samples.batch((stage.schedule.seed,), stage.schedule.batch_size)[0])
     for teacher in teachers:
         net.resume(teacher, stage)
     loss = partial(part(family, "loss").loss, weights=stage.weights)

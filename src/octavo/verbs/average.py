@@ -2,7 +2,8 @@
 
 A network and what it became by training on lie in one valley of the loss: the mean of their weights is a network that
 keeps what both are good at (Wortsman et al. 2022, arXiv 2109.01903 and 2203.05482), at the cost of one. Networks that
-were trained apart have no such mean. Batch normalisation's statistics are averaged as well.
+were trained apart have no such mean. Batch normalisation's statistics are averaged as well; where a model is read back
+from an export, in which it is folded, all are folded before.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ def average(models: Sequence[PathLike], out: PathLike, *, shares: Sequence[float
     taken out. Raises ValueError for fewer than two models, other variants, quantized ones, or shares that don't fit.
     """
     need_torch()
+    from octavo.quantize.prepare import fold
+    from octavo.quantize.unfold import unfold, unsettled
+
     paths = [folder.find(model) for model in models]
     if len(paths) < 2:
         raise ValueError(f"a mean is of two models or more, not of {len(paths)}")
@@ -42,6 +46,10 @@ def average(models: Sequence[PathLike], out: PathLike, *, shares: Sequence[float
         if info.get("scheme"):
             raise ValueError(f"{path} is quantized: average the float models, then quantize their mean")
     loaded = [load_modules(path) for path in paths]
+    for name in loaded[0]:
+        if any(unsettled(modules[name]) for modules in loaded):
+            for modules in loaded:
+                unfold(modules[name], fold(modules[name]).state_dict())
     with folder.staged(Path(out)) as stage:
         for name, module in loaded[0].items():
             states = [modules[name].state_dict() for modules in loaded]
