@@ -164,7 +164,7 @@ def test_version(octavo: Octavo) -> None:
         ),
         pytest.param(["evaluate", "MODEL"], "give MODEL and --data", id="evaluate without data"),
         pytest.param(
-            ["evaluate", "--predictions", "x"], "goes with --ground-truth", id="without ground truth"
+            ["evaluate", "--predictions", "x"], "goes with --data or --ground-truth", id="without truth"
         ),
         pytest.param(["bench", "MODEL", "--size", "640"], "640x480", id="size"),
     ],

@@ -29,6 +29,7 @@ from octavo.cli.verb import verb
 @verb(
     "octavo evaluate mtcnn-relu --data shared/data/faces --min-face 12 --confidence .02 --json val.json",
     "octavo evaluate --predictions out/wider --ground-truth shared/wider_gt --json wider.json",
+    "octavo evaluate --predictions out/wider --data shared/data/faces",
 )
 def evaluate(
     model: Annotated[
@@ -69,18 +70,28 @@ def evaluate(
     from octavo import verbs
 
     if predictions:
-        if model or data or chart or not ground_truth:
+        if model or chart or (ground_truth and data):
             raise typer.BadParameter(
-                "goes with --ground-truth, without MODEL, --data and --chart", param_hint="--predictions"
+                "goes with --data or --ground-truth, without MODEL and --chart", param_hint="--predictions"
             )
-        judged = verbs.judge(predictions, ground_truth)
+        if ground_truth:
+            judged: dict[str, Any] = verbs.judge(predictions, ground_truth)
+            tables = [(("WIDER FACE", "AP"), list(judged.items()))]
+        elif data:
+            judged = verbs.judge_on(predictions, data, split=split)
+            tables = verbs.task_of_data(data).tables(judged)
+        else:
+            raise typer.BadParameter("goes with --data or --ground-truth", param_hint="--predictions")
         if json:
             write(judged, json)
         if json != "-":
-            print_table(("WIDER FACE", "AP"), judged.items())
+            for columns, rows in tables:
+                print_table(columns, rows)
         return
     if not (model and data):
-        raise typer.BadParameter("give MODEL and --data, or --predictions and --ground-truth")
+        raise typer.BadParameter(
+            "give MODEL and --data, or --predictions and one of --data and --ground-truth"
+        )
     with progress_bar("Evaluating") as progress:
         result = verbs.evaluate(
             model,

@@ -28,6 +28,7 @@ Only where there is such a thing, and else the verbs say that there is none:
     scores(entries, found)       tuning.Scores: the yardstick, precision and recall of what is reported
     chart(measured, path, title) a picture of what was measured
     ground_truth(place)          the benchmark's own files, which `measure` then takes as a third argument
+    predicted(folder, entries)   {name: result} of what `write` wrote, or another tool in that form
 """
 
 from __future__ import annotations

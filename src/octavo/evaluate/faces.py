@@ -121,3 +121,14 @@ def write(folder: str | Path, entries: Sequence[Entry], found: Mapping[str, Dete
     """EVENT/NAME.txt, as the benchmark's tools read them."""
     for entry in entries:
         write_wider((Path(folder) / entry.name).with_suffix(".txt"), entry.name, found[entry.name])
+
+
+def predicted(folder: str | Path, entries: Sequence[Entry]) -> dict[str, Detections]:
+    """What `write` wrote, or another tool in the same form; nothing where an image has no file, with a warning."""
+    rows, notes = widerface.read_predictions(folder, [entry.name for entry in entries])
+    for text in notes:
+        warnings.warn(text, stacklevel=2)
+    return {
+        entry.name: Detections(row[:, :4], row[:, 4], np.zeros(len(row), np.int64))
+        for entry, row in zip(entries, rows, strict=True)
+    }

@@ -13,8 +13,8 @@ from octavo.verbs.average import average
 from octavo.verbs.bench import bench
 from octavo.verbs.check import check, check_targets
 from octavo.verbs.convert import convert, formats
-from octavo.verbs.data import data
-from octavo.verbs.evaluate import evaluate, judge, task_of
+from octavo.verbs.data import data, task_of_data
+from octavo.verbs.evaluate import evaluate, judge, judge_on, task_of
 from octavo.verbs.explain import explain
 from octavo.verbs.export import Lowered, export
 from octavo.verbs.float_model import PREPROCESSING
@@ -58,6 +58,7 @@ __all__ = [
     "import_",
     "inspect",
     "judge",
+    "judge_on",
     "load",
     "ls",
     "predict",
@@ -69,6 +70,7 @@ __all__ = [
     "sensitivity",
     "targets",
     "task_of",
+    "task_of_data",
     "train",
     "tune",
     "validate",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import folder
 from octavo.models import part, task
+from octavo.verbs.data import task_of_data
 from octavo.verbs.model import Model, load
 from octavo.verbs.predict import look
 from octavo.verbs.recipe import start_of
@@ -112,3 +113,26 @@ def judge(predictions: PathLike, ground_truth: PathLike) -> dict[str, float]:
     from octavo.evaluate import widerface
 
     return widerface.evaluate(Path(predictions), Path(ground_truth))
+
+
+def judge_on(predictions: PathLike, data: PathLike, *, split: str = "val") -> dict[str, Any]:
+    """The figures of given predictions on a data set's own annotation, as `evaluate` gives those of a model.
+
+    predictions: what `evaluate` writes with save_predictions, or another tool in that form. ValueError where the
+    data set's task has no such form that could be read.
+    """
+    what = task_of_data(data)
+    if not hasattr(what, "predicted"):
+        raise ValueError(
+            f"predictions of {what.UNIT} can be written, but not read again: give a model instead"
+        )
+    entries = what.read(data, split)
+    measured = what.measure(entries, what.predicted(predictions, entries))
+    return {
+        "predictions": str(predictions),
+        "data": str(data),
+        "split": split,
+        "images": len(entries),
+        what.UNIT: what.count(entries),
+        **measured,
+    } | folder.provenance()
