@@ -1,9 +1,10 @@
 """What does each exact rewrite of octavo.lower bring, in which runtime?
 
     python benchmarks/lowering.py runs/mtcnn-int8 --float runs/mtcnn
+    python benchmarks/lowering.py src/octavo/weights/slim --float src/octavo/weights/slim-float
 
 The plain Q/DQ graphs, then one rewrite more in each row, in ONNX Runtime and in OpenVINO: P-Net over the pyramid
-of a 640x480 photograph (min face 20), R-Net on 64 crops, O-Net on 16. Milliseconds of CPU time of one thread,
+of a 640x480 photograph (min face 20), R-Net on 64 crops, O-Net on 16, others on their example's shape. Milliseconds of CPU time of one thread,
 median ("ms") and 20th percentile ("p20") of rounds in which every form runs once. "times" is p20 against the
 plain form, "times float" against the float network. "difference" is the largest one of the outputs from the
 plain form's: 0, or the rounding of float32 sums in the heads. -> results/lowering.csv
@@ -47,7 +48,7 @@ def main() -> None:
                 forms = make(path, networks[name].multiple, Path(temporary))
                 if options.float:
                     forms["float"] = options.float / path.name
-                measure(forms, name, runtime, options)
+                measure(forms, name, runtime, pixels(name, networks[name].shape), options)
 
 
 def make(plain: Path, multiple: int, out: Path) -> dict[str, Path]:
@@ -63,9 +64,10 @@ def make(plain: Path, multiple: int, out: Path) -> dict[str, Path]:
     return forms
 
 
-def measure(forms: dict[str, Path], name: str, runtime: str, options: argparse.Namespace) -> None:
+def measure(
+    forms: dict[str, Path], name: str, runtime: str, inputs: list[np.ndarray], options: argparse.Namespace
+) -> None:
     open_network = import_module(f"octavo.run.on_{runtime}").open_network
-    inputs = pixels(name)
     opened = {form: open_network(path, 1) for form, path in forms.items()}
     answers = {form: [network(x) for x in inputs] for form, network in opened.items()}
     for network in opened.values():
@@ -100,12 +102,11 @@ def measure(forms: dict[str, Path], name: str, runtime: str, options: argparse.N
         )
 
 
-def pixels(name: str) -> list[np.ndarray]:
+def pixels(name: str, shape: tuple[int, ...]) -> list[np.ndarray]:
     """What the network is given: integers and ReLU networks take as long on noise as on faces."""
     rng = np.random.default_rng(0)
-    if name in CROPS:
-        side = {"rnet": 24, "onet": 48}[name]
-        return [rng.integers(0, 256, (CROPS[name], 3, side, side), np.uint8)]
+    if name != "pnet":
+        return [rng.integers(0, 256, (CROPS.get(name, shape[0]), *shape[1:]), np.uint8)]
     predict = import_module("octavo.models.mtcnn.predict")
     levels = predict.pyramid(np.zeros((*SIZE, 3), np.uint8), predict.Settings())
     return [rng.integers(0, 256, (1, 3, *level.shape[:2]), np.uint8) for level, _ in levels]

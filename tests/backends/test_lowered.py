@@ -28,7 +28,7 @@ DONE = {  # at the start of what is said of each
     "pnet": (
         "channels padded: 10 to 16",
         "stem 3x3 as 2x2 on 12 channels of 2x2",
-        "2 heads as one integer MatMul",
+        "2 heads 1x1 as one integer product",
     ),
     "rnet": ("channels padded: 28 to 32", "stem 3x3 as 3x2 on 8 channels of column pairs"),
     "onet": ("stem 3x3 as 3x2 on 8 channels of column pairs",),

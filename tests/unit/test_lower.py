@@ -320,8 +320,30 @@ def test_heads_are_one_product(heads: int, tmp_path: Path) -> None:
     names[0] = net.add("Sigmoid", names[0])  # what follows a head stays
     plain = net.model(*names)
     lowered, done = lower(plain)
-    assert done == [f"{heads} head{'s' * (heads > 1)} as one integer MatMul"]
+    assert done == [f"{heads} head{'s' * (heads > 1)} 1x1 as one integer product"]
     for sides in ((3, 3), (20, 31)):
+        image = noise(1, 8, *sides)
+        ours, theirs = (run(m, tmp_path / "a.onnx", image) for m in (lowered, plain))
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.shape == other.shape
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(np.abs(other).max()))
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 2), (3, 1)])
+@pytest.mark.parametrize("zero_point", [0, 37])
+def test_heads_of_larger_kernels_gather_their_windows(
+    kernel: tuple[int, int], zero_point: int, tmp_path: Path
+) -> None:
+    """Padding stands for 0, which is the zero-point among integers; a head of another window is its own product."""
+    net = Net([1, 8, "h", "w"])
+    x = net.round(net.layer("Conv", net.pixels(), (32, 8, 3, 3)), 0.5, zero_point)
+    pads = [kernel[0] // 2, 0, kernel[0] // 2, kernel[1] - 1]
+    names = [net.layer("Conv", x, (2 + i, 32, *kernel), bias=i != 1, pads=pads) for i in range(2)]
+    plain = net.model(*names, net.layer("Conv", x, (5, 32, 1, 1)))
+    lowered, done = lower(plain)
+    size = "x".join(map(str, kernel))
+    assert done == [f"2 heads {size} as one integer product, 1 head 1x1 as one integer product"]
+    for sides in ((5, 5), (20, 31)):
         image = noise(1, 8, *sides)
         ours, theirs = (run(m, tmp_path / "a.onnx", image) for m in (lowered, plain))
         for one, other in zip(ours, theirs, strict=True):
@@ -340,7 +362,7 @@ UNFIT: dict[str, Callable[[Net], str]] = {
     "automatic padding": lambda net: net.round(
         net.layer("Conv", net.pixels(), (16, 4, 3, 3), auto_pad="SAME_UPPER")
     ),
-    "a head of 3x3": lambda net: net.layer("Conv", net.pixels(), (2, 4, 3, 3)),
+    "a head of stride 2": lambda net: net.layer("Conv", net.pixels(), (2, 4, 3, 3), strides=[2, 2]),
 }
 
 

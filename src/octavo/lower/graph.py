@@ -275,6 +275,9 @@ class Graph:
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(order)
         graph.initializer.extend(_tensor(stored[name], name) for name in needed)
+        known = {opset.domain for opset in self.model.opset_import}
+        for domain in sorted({node.domain for node in order} - known):
+            self.model.opset_import.add(domain=domain, version=1)  # ONNX Runtime's own operators
         return self.model
 
     def _sorted(self, makers: dict[str, Any]) -> list[Any]:
