@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from math import ceil, log
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from octavo.boxes import iou
 from octavo.data.pixels import normalise
 from octavo.data.widerface import Entry
 from octavo.images import read
+from octavo.models import load_modules
 from octavo.models.slim import data, net
 from octavo.models.slim.data import in_frame, look, train_set
 from octavo.models.slim.loss import IGNORED, NEGATIVE, POSITIVE, encode, encode_points, face_loss, loss, match
@@ -534,6 +537,57 @@ def test_the_whole_way_from_training_to_integers(annotated: Path, tmp_path: Path
     }
     assert len(found["torch"]) == 20
     assert found["onnxruntime"].confidence == pytest.approx(found["torch"].confidence, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(annotated: Path, tmp_path: Path) -> None:
+    """torchrun with two processes (gloo), half of each batch in each: on other batches the loss falls as far.
+
+    The batches of a step are others than those of one process, so the weights are; within noise they are as good.
+    """
+    settings = dict(zip((c.split("=")[0] for c in SMALL), SMALL, strict=True))
+    chosen = settings | {
+        name: f"{name}={value}"
+        for name, value in {
+            "stages.detector.sampling.sizes": "[64]",
+            "stages.detector.schedule.steps": 20,
+            "stages.detector.schedule.batch_size": 4,
+            "stages.detector.schedule.learning_rate": 0.01,
+            "stages.detector.schedule.ema": 0.9,
+        }.items()
+    }
+    changes = [word for change in chosen.values() for word in ("--set", change)]
+    launchers = {
+        "one": (),
+        "two": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    }
+    recipe = RECIPES["slim"]
+    for assignment in chosen.values():
+        recipe = change(recipe, assignment)
+    samples = train_set("detector", recipe, annotated, tmp_path / "probe", {}, "")
+    probes = [samples.batch((9, 0, step), 8) for step in range(4)]
+
+    @torch.inference_mode()
+    def lost(module: torch.nn.Module) -> float:
+        parts = [loss(module.eval()(x), y, Weights()) for x, y in probes]
+        return float(sum(value for part in parts for value in part.values())) / len(probes)
+
+    torch.manual_seed(0)
+    before = lost(net.build("slim")["detector"])
+    after = {}
+    for name, launcher in launchers.items():
+        words = ["train", "slim", "--data", annotated, "--out", tmp_path / name, *changes]
+        ran = subprocess.run(
+            [sys.executable, *launcher, "-m", "octavo", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        after[name] = lost(load_modules(tmp_path / name)["detector"])
+        assert len((tmp_path / name / "log.jsonl").read_text().splitlines()) == 2  # one process writes
+    assert after["one"] < 0.8 * before
+    assert before - after["two"] == pytest.approx(before - after["one"], rel=0.3)
 
 
 def test_a_teacher_is_of_the_same_family_and_the_loss_must_listen(annotated: Path, tmp_path: Path) -> None:
