@@ -138,6 +138,28 @@ TABLES = {
         ("model", "weights", "target", "method", "steps"),
         over="seed",
     ),
+    "slim-sensitivity": Table(
+        "sensitivity_slim.csv",
+        ("layer", "kind", "parameters", "alone", "all but it"),
+        ("model", "data", "by", "network", "layer"),
+        digits=1,
+    ),
+    "agreement": Table(
+        "agreement.csv",
+        (
+            "model",
+            "backend",
+            "reference",
+            "found",
+            "confirmed",
+            "iou",
+            "score_mean",
+            "score_max",
+            "keypoints",
+        ),
+        ("model", "backend", "data", "confidence"),
+        digits=5,
+    ),
     "yolov5-ptq": Table(
         "yolov5_ptq.csv",
         ("question", "target", "calibrator", "outputs", "silu", "kept", "other AP", "AP", "AP50", "AP75"),
@@ -160,6 +182,12 @@ TABLES = {
         "yolov5_speed.csv",
         ("model", "backend", "ms", "p95", "detector", "other", "times", "kB", "MB", "integer layers"),
         ("model", "backend", "data", "size", "threads"),
+        digits=2,
+    ),
+    "slim-lowering": Table(
+        "lowering.csv",
+        ("form", "backend", "p20", "times", "times float"),
+        ("network", "backend", "form"),
         digits=2,
     ),
     "slim-speed": Table(

@@ -1,11 +1,11 @@
-"""Which layers of MTCNN suffer from integers?
+"""Which layers of a face detector suffer from integers?
 
-    python benchmarks/mtcnn_sensitivity.py runs/mtcnn-int8 --chart docs/images/sensitivity.png
-    python benchmarks/mtcnn_sensitivity.py runs/mtcnn-int8 --by ap --images 50
+    python benchmarks/sensitivity.py runs/mtcnn-int8 --chart docs/images/sensitivity.png
+    python benchmarks/sensitivity.py runs/slim-int8 --by ap --images 50
 
-Every layer of the three networks quantized alone, and all but it (octavo sensitivity): the SQNR of the worst
-output on training images, or the AP on those that training kept out. A row per layer, worst first, and the
-row "all": every layer quantized. -> results/sensitivity_mtcnn.csv
+Every layer of its networks quantized alone, and all but it (octavo sensitivity): the SQNR of the worst output on
+training images, or the AP on those that training kept out. A row per layer, worst first, and the row "all": every
+layer quantized. -> results/sensitivity_FAMILY.csv
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import common
 
-from octavo import verbs
+from octavo import folder, verbs
 from octavo.evaluate import record
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="training images [16]")
     parser.add_argument("--chart", type=Path, help="PNG file to draw, STEM_NETWORK.png")
     options = parser.parse_args()
-    file = options.out / "sensitivity_mtcnn.csv"
+    file = options.out / f"sensitivity_{folder.read_info(options.model)['family']}.csv"
     origin = {"model": options.model.resolve().name, "data": options.data.name, "split": "train"}
     key = {"by": options.by, "images": options.images, "weights": common.weights(options.model)}
     if not options.again and common.there(file, **origin, **key):
