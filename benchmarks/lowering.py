@@ -4,10 +4,10 @@
     python benchmarks/lowering.py src/octavo/weights/slim --float src/octavo/weights/slim-float
 
 The plain Q/DQ graphs, then one rewrite more in each row, in ONNX Runtime and in OpenVINO: P-Net over the pyramid
-of a 640x480 photograph (min face 20), R-Net on 64 crops, O-Net on 16, others on their example's shape.
-Milliseconds of CPU time of one thread, median ("ms") and 20th percentile ("p20") of rounds in which every form runs once. "times" is p20 against the
-plain form, "times float" against the float network. "difference" is the largest one of the outputs from the
-plain form's: 0, or the rounding of float32 sums in the heads. -> results/lowering.csv
+of a 640x480 photograph (min face 20), R-Net on 64 crops, O-Net on 16, others on their example's shape. Milliseconds
+of CPU time of one thread, median ("ms") and 20th percentile ("p20") of rounds in which every form runs once. "times"
+is p20 against the plain form, "times float" against the float network. "difference" is the largest one of the outputs
+from the plain form's: 0, or the rounding of float32 sums in the heads. -> results/lowering.csv
 
 CPU time and a low percentile, because the machine may be shared.
 """
