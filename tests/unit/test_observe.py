@@ -131,6 +131,7 @@ def test_memory_does_not_grow_with_the_data() -> None:
             lambda: observe.make("max", SYMMETRIC, bins=4), "no parameter bins", id="unknown parameter"
         ),
         pytest.param(lambda: observe.make("mse", SYMMETRIC, bins=1000), "power of two", id="bins"),
+        pytest.param(lambda: observe.make("mse", SYMMETRIC, behind="tanh"), "silu", id="behind"),
         pytest.param(
             lambda: observe.make("percentile", SYMMETRIC, percentile=0), "percentile must", id="percentile"
         ),
@@ -231,6 +232,30 @@ def test_mse_is_as_good_as_brute_force(bits: int, grid: Grid, shape: str) -> Non
         lows = parts * bottom if bottom < 0 else [0.0]
         best = min(cost(a, b) for a in lows for b in parts * top)
     assert found <= best * 1.02
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0, 10.0])
+def test_mse_behind_silu_is_as_good_as_brute_force(scale: float) -> None:
+    """And far better than the range that is best for the value itself, of which half is wasted."""
+    x = normal(5000) * scale
+    data, true = x.double().numpy(), silu(x.double().numpy())
+
+    def cost(low: float, high: float) -> float:
+        return float(((true - silu(quantized(data, low, high, AFFINE))) ** 2).mean())
+
+    found = cost(*map(float, ranges("mse", AFFINE, x, behind="silu")))
+    best = min(
+        cost(low, high)
+        for low in np.linspace(0.01, 1, 60) * data.min()
+        for high in np.linspace(0.01, 1, 60) * data.max()
+    )
+    assert found <= best * 1.02
+    if scale > 1:
+        assert found < 0.75 * cost(*map(float, ranges("mse", AFFINE, x)))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
 
 
 def gaussian_error(t: float, bits: int) -> float:

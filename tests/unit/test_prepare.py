@@ -273,6 +273,12 @@ def test_grids_inside_silu(scheme: Scheme, expected: list[str]) -> None:
         assert torch.allclose(model(x), SILU.eval()(x), atol=1e-6)  # its grids are off
 
 
+def test_the_grid_before_silu_is_judged_behind_it() -> None:
+    grids_of = grids(prepare(SILU, Scheme.for_target("cpu", calibrator="mse")))
+    assert [name for name, grid in grids_of.items() if grid.options.get("behind")] == ["a_grid"]
+    assert not any(grid.options for grid in grids(prepare(SILU, CPU)).values())
+
+
 def test_silu_of_a_value_that_others_read_stays_whole() -> None:
     def run(n: Net, x: Tensor) -> Tensor:
         y = n.a(x)

@@ -6,7 +6,8 @@ narrow ones clip; each method draws the line differently:
     max             the smallest and largest value ever seen: clips nothing, one outlier ruins it
     moving_average  the same, but an exponential average over batches: one odd batch counts little
     percentile      leaves a fixed share of the values outside (Wu et al. 2020, arXiv 2004.09602)
-    mse             minimises E[(x - q(x))^2], clipping and rounding together
+    mse             minimises E[(x - q(x))^2], clipping and rounding together; `behind` a function f that alone reads
+                    the value, E[(f(x) - f(q(x)))^2]
     entropy         minimises KL(float histogram || quantized histogram), as TensorRT does (Migacz 2017)
 
 Always low <= 0 <= high, so that zero (padding, ReLU) can be exact; a symmetric grid gets low == -high, a
@@ -21,9 +22,11 @@ data alone, never on the order or size of the batches. Exact zeros are counted a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Every method's parameters, with the origin of the default.
@@ -33,9 +36,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "decay": 0.9
     },  # ten batches of memory: calibration sees tens of batches, not thousands
     "percentile": {"percentile": 99.99, "bins": 2048},  # the best all-round one in Wu et al. 2020, table 5
-    "mse": {"bins": 2048},
+    "mse": {"bins": 2048, "behind": None},  # the name of a function, see FUNCTIONS
     "entropy": {"bins": 2048, "levels": None},  # Migacz 2017; None: half the grid, 128 at 8 bits
 }
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu}
 SMALLEST = -100  # exponent of the finest histogram: keeps 2**k in float32's range
 
 
@@ -75,6 +79,8 @@ def make(name: str, grid: Grid, axis: int = 0, **params: Any) -> Observer:
         raise ValueError(f"decay must lie in [0, 1), got {params['decay']}")
     if params.get("bins", 2) < 2 or params.get("bins", 2) & (params.get("bins", 2) - 1):
         raise ValueError(f"bins must be a power of two, got {params['bins']}")
+    if params.get("behind") not in (None, *FUNCTIONS):
+        raise ValueError(f"behind is one of {', '.join(FUNCTIONS)}, or None, got {params['behind']!r}")
     return Observer(name, grid, axis, params)
 
 
@@ -249,15 +255,20 @@ def percentile(
     return -order(below, -low), order(above, high)
 
 
-def mse(histogram: Histogram, grid: Grid, low: Tensor, high: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """The range with the least mean squared error, by search; `error` is what is searched."""
+def mse(
+    histogram: Histogram, grid: Grid, low: Tensor, high: Tensor, bins: int, behind: str | None
+) -> tuple[Tensor, Tensor]:
+    """The range with the least mean squared error, by search; `error`, or `error_behind`, is what is searched."""
     rows = zip(histogram.counts.cpu(), histogram.width.cpu(), low.tolist(), high.tolist(), strict=True)
-    best = [_least(counts, width, grid, low, high) for counts, width, low, high in rows]
+    measure = partial(error_behind, FUNCTIONS[behind]) if behind else error
+    best = [_least(measure, counts, width, grid, low, high) for counts, width, low, high in rows]
     low, high = torch.tensor(best, dtype=torch.float64, device=low.device).T
     return low, high
 
 
-def _least(counts: Tensor, width: Tensor, grid: Grid, low: float, high: float) -> tuple[float, float]:
+def _least(
+    error: Callable[..., Tensor], counts: Tensor, width: Tensor, grid: Grid, low: float, high: float
+) -> tuple[float, float]:
     """First one threshold for both ends; then, where they are free, one at a time, twice."""
     if low == high:
         return low, high
@@ -319,6 +330,24 @@ def error(counts: Tensor, width: Tensor, grid: Grid, low: Tensor, high: Tensor) 
     rounded, clipped = inside - nearest, y - inside
     integral = nearest / 12 + (rounded * rounded * rounded + clipped * clipped * clipped) / 3
     return integral @ change[edge] * scale**3
+
+
+def error_behind(
+    function: Callable[[Tensor], Tensor], counts: Tensor, width: Tensor, grid: Grid, low: Tensor, high: Tensor
+) -> Tensor:
+    """The same of what a function makes of both: the sum of (f(x) - f(q(x)))^2, each bin taken at its middle.
+
+    SiLU is the case: below -4 it is nearly zero, so a grid before it need not reach there, and has finer steps.
+    """
+    steps = grid.high - grid.low
+    scale = (high / grid.high if grid.symmetric else (high - low) / steps)[:, None]
+    first = torch.full_like(scale, grid.low) if grid.symmetric else (low[:, None] / scale).round()
+    number = counts.shape[1]
+    seen = torch.cat([counts[0].flip(0), counts[1]])
+    used = seen.nonzero()[:, 0]
+    x = (used - number + 0.5) * width
+    q = (x / scale).round().clamp(first, first + steps) * scale
+    return (function(q) - function(x)).square() @ seen[used].double()
 
 
 def entropy(

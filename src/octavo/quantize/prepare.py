@@ -374,6 +374,8 @@ def _insert_grid(model: fx.GraphModule, scheme: Scheme, sharing: list[fx.Node]) 
     quantizer = FakeQuant(grid, first.meta["name"], scheme.calibrator, scheme.calibrator_options)
     if first.meta.get("head"):  # the highest scores are the best finds: clip none of them
         quantizer.calibrator, quantizer.options = "max", {}
+    if first.meta["role"] == "layer" and first.meta.get("inside") and scheme.calibrator == "mse":
+        quantizer.options["behind"] = "silu"  # all that reads it
     if first.meta["role"] == "input" and len(sharing) == 1 and scheme.input_range is not None:
         _fix(quantizer, scheme.input_range)
     name = f"{first.name}_grid"
