@@ -391,6 +391,37 @@ def test_openvino_keeps_the_plain_graph() -> None:
         lower(plain, "onnxrt")
 
 
+def silu(net: Net, x: str, inside: bool) -> str:
+    y = net.round(x, 0.5, 31) if inside else x
+    s = net.add("Sigmoid", y)
+    return net.round(net.add("Mul", y, net.round(s, 1 / 255) if inside else s), 0.3, 2)
+
+
+def test_openvino_gets_silu_without_the_grids_inside(tmp_path: Path) -> None:
+    models = []
+    for inside in (True, False):
+        net = Net([1, 3, "h", "w"])
+        x = silu(net, net.layer("Conv", net.pixels(), (8, 3, 3, 3)), inside)
+        models.append(net.model(silu(net, net.layer("Conv", x, (8, 8, 1, 1)), inside)))
+    split, whole = models
+    lowered, done = lower(split, "openvino")
+    assert done == ["2 SiLU without grids inside"]
+    assert sorted(n.op_type for n in lowered.graph.node if n.op_type in ("QuantizeLinear", "Sigmoid")) == (
+        ["QuantizeLinear"] * 2 + ["Sigmoid"] * 2
+    )
+    image = noise(1, 3, 20, 30)
+    (ours,), (theirs,) = run(lowered, tmp_path / "a.onnx", image), run(whole, tmp_path / "b.onnx", image)
+    np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(ours, run(split, tmp_path / "c.onnx", image)[0])
+
+
+def test_a_sigmoid_that_is_no_silu_keeps_its_grids() -> None:
+    net = Net([1, 3, "h", "w"])
+    y = net.round(net.layer("Conv", net.pixels(), (8, 3, 3, 3)), 0.5, 31)
+    plain = net.model(net.round(net.add("Sigmoid", y), 1 / 255))
+    assert lower(plain, "openvino") == (plain, [])
+
+
 # ---- files
 
 

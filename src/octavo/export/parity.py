@@ -20,7 +20,8 @@ VERDICTS = {
     "bit for bit": 0.0,
     "float rounding": 0.01,  # float kernels add in another order: in float networks, and in float heads
     # Such a sum tipped a value inside to the grid's next integer; ONNX Runtime also rounds float biases to int32.
-    "some steps apart": 4.0,
+    # The largest of 2 million outputs of YOLOv5-n with SiLU in float is 6.5, their noise -41 dB, that of 8 bits -33.
+    "some steps apart": 10.0,
     "different": float("inf"),
 }
 

@@ -20,7 +20,15 @@ try:
     from octavo.quantize.describe import describe
     from octavo.quantize.fake import FakeQuant, QuantLayer
     from octavo.quantize.form import formed
-    from octavo.quantize.prepare import TraceError, fold, grids, layers, prepare, set_mode
+    from octavo.quantize.prepare import (
+        TraceError,
+        fold,
+        grids,
+        layers,
+        prepare,
+        set_mode,
+        without_grids_inside,
+    )
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
@@ -40,6 +48,7 @@ __all__ = [
     "layers",
     "prepare",
     "set_mode",
+    "without_grids_inside",
 ]
 
 if not TYPE_CHECKING:  # to mypy, a module with __getattr__ has every name

@@ -141,6 +141,16 @@ def set_mode(model: nn.Module, mode: str) -> None:
         grid.mode, grid.observer = mode, None
 
 
+def without_grids_inside(model: nn.Module) -> nn.Module:
+    """A copy whose grids inside activations (Scheme.split_silu) are off: what a runtime computes that fuses these."""
+    model = copy.deepcopy(model)
+    for network in model.modules():
+        for node in network.graph.nodes if isinstance(network, QuantModel) else ():
+            if node.meta["role"] == "grid" and node.meta.get("inside"):
+                network.get_submodule(str(node.target)).mode = "off"  # type: ignore[assignment]
+    return model
+
+
 def grids(model: nn.Module) -> dict[str, FakeQuant]:
     """All quantizers, of activations and weights, by name in the model."""
     return {name: m for name, m in model.named_modules() if isinstance(m, FakeQuant)}
