@@ -1,95 +1,154 @@
 """What a short training gives back to YOLOv5's integers, on little data: labels, or the float network as a teacher?
 
-    python benchmarks/yolov5_qat.py runs/yolov5n-int8 --data ../shared/data/coco --steps 60
+    python benchmarks/yolov5_qat.py runs/yolov5n-int8 runs/yolov5n --data ../shared/data/coco --steps 300
 
-Each starts from the calibrated folder, at a hundredth of the float schedule's learning rate:
+Each starts from the calibrated folder:
 
     start     no training
     labels    the detection loss: CIoU, object, classes
     outputs   no labels: the float network's three outputs
     layers    no labels: the outputs of all its layers
+    both      no labels: outputs and layers
 
-AP as in yolov5.py, on val, and on the images of train that were kept out of training ("held out AP"), by which to
-choose. -> results/yolov5_qat.csv
+with activation ranges that stay ("fixed"), follow what is seen for a fifth of the steps ("moving") or are learned.
+rate: the peak of the cosine.
+
+To choose by: "held out dB", how far the probabilities of the images of train that were kept out of training lie above
+their difference from the float network's, all classes of all anchors (torch); these are few images, so their AP says
+little. To report: AP on val in ONNX Runtime, and in OpenVINO (its form of the network). -> results/yolov5_qat.csv
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from math import log10
 from pathlib import Path
 from typing import Any
 
 import common
 import torch
-from yolov5 import ap
+from torch import Tensor, nn
 
-from octavo import lower, verbs
+from octavo import verbs
+from octavo.data.coco import Entry
 from octavo.data.split import is_held_out
 from octavo.evaluate import objects, record
-from octavo.export import export
+from octavo.images import read
 from octavo.models import load_modules
-from octavo.models.yolov5.recipe import NETWORKS, PREPROCESSING
+from octavo.models.yolov5.predict import ANCHORS, MEASURING, letterbox
 
-WEIGHTS = {"labels": (1, 0, 0), "outputs": (0, 1, 0), "layers": (0, 0, 1)}  # of labels, outputs, layers
+WEIGHTS = {  # of labels, outputs, layers
+    "labels": (1, 0, 0),
+    "outputs": (0, 1, 0),
+    "layers": (0, 0, 1),
+    "both": (0, 1, 1),
+}
+SCALES = {
+    "fixed": ("qat.ranges=0.0",),
+    "moving": ("qat.ranges=0.2",),
+    "learned": ("qat.ranges=0.0", "qat.learned=true"),
+}
+SIDE = 640  # of the held-out images
 
 
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("model", type=Path, help="quantized model folder with .pt files")
+    parser.add_argument("float", type=Path, help="the float model that it was made from")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/coco"))
-    parser.add_argument("--ways", default="start,layers,outputs,labels")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--ways", default="start,layers")
+    parser.add_argument("--scales", default="fixed", help="fixed, moving, learned; several by commas [fixed]")
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--size", type=int, default=640, help="side of the pictures learned from [640]")
-    parser.add_argument("--rate", type=float, default=1e-5, help="learning rate at its peak [.00001]")
+    parser.add_argument("--size", type=int, default=416, help="side of the pictures learned from [416]")
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate at its peak [.0001]")
+    parser.add_argument("--no-val", action="store_true", help="only what is to choose by")
+    parser.add_argument("--keep", type=Path, help="folder to keep the trained models in")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for way in options.ways.split(","):
-        key = {"way": way, "steps": 0 if way == "start" else options.steps, "batch": options.batch}
-        key |= {"size": options.size, "rate": options.rate, "start": common.weights(options.model)}
+    for way, key in questions(options):
         file = options.out / "yolov5_qat.csv"
-        if common.there(file, model=options.model.name, **key) and not options.again:
+        val = {} if options.no_val else {"images": len(objects.read(options.data, "val"))}
+        if common.there(file, model=options.model.name, **key, **val) and not options.again:
             continue
         with tempfile.TemporaryDirectory() as temporary:
-            folder = options.model if way == "start" else trained(options, way, Path(temporary) / "out")
-            measured = figures(folder, options.data, Path(temporary) / "detector.onnx")
+            out = (options.keep or Path(temporary)) / "-".join(map(str, list(key.values())[:-1]))
+            folder = options.model if way == "start" else trained(options, way, key["scales"], out)
+            measured = figures(folder, options.float, options.data, not options.no_val)
         about = {"model": options.model.name, "data": options.data.name, "split": "val"}
-        record.append(file, key | measured, **about, command=common.command())
+        record.append(file, key | val | measured, **about, command=common.command())
         print(*key.values(), measured, flush=True)
 
 
-def trained(options: Any, way: str, out: Path) -> Path:
+def questions(options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each way with what identifies its row."""
+    start = common.weights(options.model)
+    for way in options.ways.split(","):
+        if way == "start":
+            none = dict.fromkeys(("steps", "batch", "size", "rate"), 0)
+            yield way, {"way": way, "scales": "fixed", **none, "start": start}
+            continue
+        for scales in options.scales.split(","):
+            how = {name: getattr(options, name) for name in ("steps", "batch", "size", "rate")}
+            yield way, {"way": way, "scales": scales, **how, "start": start}
+
+
+def trained(options: Any, way: str, scales: str, out: Path) -> Path:
     names = dict(zip(("labels", "outputs", "layers"), WEIGHTS[way], strict=True))
-    changes = [f"qat.{name}={value}" for name, value in names.items()]
     schedule = {
         "epochs": 1,
         "steps": options.steps,
         "batch_size": options.batch,
         "learning_rate": options.rate,
     }
-    changes += [f"stages.detector.schedule.{name}={value}" for name, value in schedule.items()]
-    changes += [f"stages.detector.sampling.size={options.size}", "qat.epochs=1.0", "qat.ranges=0.2"]
+    changes = [
+        *(f"qat.{name}={value}" for name, value in names.items()),
+        *(f"stages.detector.schedule.{name}={value}" for name, value in schedule.items()),
+        *(f"stages.detector.sampling.size={options.size}", "qat.epochs=1.0", "qat.learning_rate=1.0"),
+        *SCALES[scales],
+    ]
     made = verbs.train(options.model, options.data, out, changes=changes, accelerator="cpu")
     assert made is not None
     return made
 
 
-def figures(folder: Path, data: Path, path: Path) -> dict[str, float]:
-    module, like = load_modules(folder)["detector"], NETWORKS["detector"]
-    export(
-        module,
-        path,
-        torch.zeros(like.shape),
-        dynamic=like.free,
-        outputs=like.outputs,
-        preprocessing=PREPROCESSING,
-    )
-    if lower.write(path, multiple=like.multiple):
-        path = path.with_suffix(".onnxruntime.onnx")
+def figures(folder: Path, reference: Path, data: Path, val: bool) -> dict[str, float]:
     share = verbs.recipe("yolov5n").stages["detector"].sampling.held_out
     held_out = [entry for entry in objects.read(data, "train") if is_held_out(entry, share)]
-    chosen = {f"held out {name}": value for name, value in ap(path, held_out).items()}
-    return chosen | dict(ap(path, objects.read(data, "val")))
+    student, teacher = (load_modules(path)["detector"] for path in (folder, reference))
+    found = {"held out dB": above_noise(student, teacher, held_out)}
+    if not val:
+        return found
+    with tempfile.TemporaryDirectory() as temporary:
+        exported, _, _ = verbs.export(folder, Path(temporary) / "exported")
+        for backend, said in (("onnxruntime", ""), ("openvino", " in OpenVINO")):
+            model = verbs.load(exported, backend)
+            if backend == "onnxruntime":
+                answers = {entry.name: model(entry.path, **MEASURING) for entry in held_out}
+                found["held out AP"] = objects.measure(held_out, answers)["ap"]["all"]
+            ap = verbs.evaluate(model, data, split="val")["ap"]
+            found |= {f"{'AP' if name == 'all' else name}{said}": value for name, value in ap.items()}
+    return found
+
+
+@torch.inference_mode()
+def above_noise(student: nn.Module, teacher: nn.Module, entries: list[Entry]) -> float:
+    """10 log10 of the mean square of the teacher's probabilities over that of the difference, dB."""
+    signal = noise = 0.0
+    for entry in entries:
+        pixels = torch.from_numpy(letterbox(read(entry.path), SIDE).pixels).float() / 255
+        for ours, theirs in zip(student(pixels), teacher(pixels), strict=True):
+            wanted = probabilities(theirs)
+            signal += float(wanted.square().sum())
+            noise += float((probabilities(ours) - wanted).square().sum())
+    return 10 * log10(signal / noise)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Of each class at each anchor: of an object times of its class."""
+    each = logits.unflatten(1, (len(ANCHORS[0]), -1)).sigmoid()
+    return each[:, :, 4:5] * each[:, :, 5:]
 
 
 if __name__ == "__main__":

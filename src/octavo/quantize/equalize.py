@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -169,8 +170,9 @@ def correct_bias(qmodel: nn.Module, network: nn.Module, batches: Iterable[Tensor
     quantized, batches = _quantized(qmodel), list(batches)
     if not batches:
         raise ValueError("bias correction needs at least one batch of images")
+    assert isinstance(qmodel, QuantModel)
     qmodel.eval()
-    twin = fold(network, _meta(qmodel)["scheme"].skip)
+    twin = fold(network, qmodel.meta["scheme"].skip)
     wanted = _means(twin, {name: twin.get_submodule(name) for name in quantized}, batches)
     added = {}
     for name, layer in quantized.items():
@@ -180,16 +182,28 @@ def correct_bias(qmodel: nn.Module, network: nn.Module, batches: Iterable[Tensor
     return added
 
 
-def _means(model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+class _Seen(Exception):
+    """Ends a forward pass behind the last layer that was wanted."""
+
+
+def _means(
+    model: fx.GraphModule, layers: dict[str, nn.Module], batches: Iterable[Tensor]
+) -> dict[str, Tensor]:
     """Mean output per channel of some layers."""
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(layers, 0)
+    calls = sum(node.op == "call_module" and node.target in layers for node in model.graph.nodes)
+    waiting = calls
 
     def watch(name: str, linear: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             rows = (output if linear else output.movedim(1, -1)).flatten(0, -2).double()
+            nonlocal waiting
             sums[name] = sums.get(name, 0) + rows.sum(0)
             counts[name] += len(rows)
+            waiting -= 1
+            if not waiting:
+                raise _Seen
 
         return hook
 
@@ -199,7 +213,9 @@ def _means(model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Ten
     handles = [layer.register_forward_hook(watch(name, is_linear(layer))) for name, layer in layers.items()]
     try:
         for batch in batches:
-            model(batch)
+            waiting = calls
+            with suppress(_Seen):
+                model(batch)
     finally:
         for handle in handles:
             handle.remove()
