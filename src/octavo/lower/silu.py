@@ -24,17 +24,16 @@ def apply(graph: Graph, multiple: int = 1) -> str | None:
 def _make_whole(graph: Graph, sigmoid: Any) -> bool:
     y = sigmoid.input[0]
     back = graph.producer(y)
-    rounded = (
-        graph.producer(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
-    )
+    if back is None or back.op_type != "DequantizeLinear" or len(graph.readers(y)) != 2:
+        return False
+    rounded = graph.producer(back.input[0])
     inside = graph.grid(sigmoid.output[0])
     if rounded is None or rounded.op_type != "QuantizeLinear" or inside is None:
         return False
     product = graph.only_reader(inside.output, "Mul")
-    layer = graph.producer(rounded.input[0])
-    if product is None or {*product.input} != {y, inside.output} or layer is None:
+    if product is None or {*product.input} != {y, inside.output}:
         return False
-    if len(graph.readers(y)) != 2 or graph.only_reader(back.input[0], "DequantizeLinear") is None:
+    if graph.only_reader(back.input[0], "DequantizeLinear") is None:
         return False
     graph.redirect(inside.output, sigmoid.output[0])
     graph.redirect(y, rounded.input[0])
