@@ -162,8 +162,14 @@ TABLES = {
     ),
     "yolov5-ptq": Table(
         "yolov5_ptq.csv",
-        ("question", "target", "calibrator", "outputs", "silu", "kept", "other AP", "AP", "AP50", "AP75"),
-        ("model", "question", "target", "calibrator", "outputs", "silu", "kept", "calibration", "images"),
+        (
+            *("question", "target", "calibrator", "method", "outputs", "kept"),
+            *("other AP", "AP", "AP50", "AP75", "AP in OpenVINO"),
+        ),
+        (
+            *("model", "question", "target", "calibrator", "method", "outputs", "silu", "kept"),
+            *("calibration", "images"),
+        ),
         digits=4,
     ),
     "yolov5-sensitivity": Table(
@@ -174,8 +180,17 @@ TABLES = {
     ),
     "yolov5-qat": Table(
         "yolov5_qat.csv",
-        ("way", "steps", "batch", "size", "held out AP", "AP", "AP50", "AP75"),
-        ("model", "way", "steps", "batch", "size", "rate", "start"),
+        (
+            *("model", "way", "scales", "steps", "size", "rate", "held out dB"),
+            *("AP", "AP50", "AP in OpenVINO", "AP50 in OpenVINO"),
+        ),
+        ("model", "way", "scales", "steps", "batch", "size", "rate", "start"),
+        digits=4,
+    ),
+    "yolov5-accuracy": Table(
+        "yolov5_accuracy.csv",
+        ("model", "precision", "backend", "AP50", "AP50:95", "ms", "times", "kB", "integer layers"),
+        ("model", "backend", "data", "split"),
         digits=4,
     ),
     "yolov5-speed": Table(

@@ -4,11 +4,13 @@
 
     naive         what a first try gives: ranges by max, everything on grids, the outputs too
     calibrators   every calibrator, with the outputs left in float
-    grids         of the best one: the outputs on a grid, heads or first layer in float, SiLU whole, TensorRT's grids
+    methods       of the best one: biases corrected, rounding learned, on the first --correction of its photographs
+    grids         of the best one: the outputs on a grid, heads or first layer in float, TensorRT's grids
     half          float16
 
 AP as pycocotools gives it, exported and run in ONNX Runtime, on val; and on the images of train that calibration did
-not see ("other AP"), by which to choose. -> results/yolov5_ptq.csv
+not see ("other AP"), by which to choose. "AP in OpenVINO" is of val, where export writes a form for it, which has no
+grids inside SiLU. -> results/yolov5_ptq.csv
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from torch import Tensor
 
 from octavo import lower, verbs
 from octavo.data.coco import Entry
@@ -34,9 +37,12 @@ from octavo.models.yolov5.data import calibration_batches
 from octavo.models.yolov5.recipe import NETWORKS, PREPROCESSING
 from octavo.quantize import Scheme, calibrate, prepare
 from octavo.quantize.dynamic import half
-from octavo.run import on_onnxruntime
+from octavo.quantize.equalize import correct_bias
+from octavo.quantize.rounding import learn_rounding
+from octavo.run import on_onnxruntime, on_openvino
 
 SETTINGS = predict.Settings(**predict.MEASURING)
+SCALE = PREPROCESSING["scale"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class How:
     question: str = ""
     target: str = ""
     calibrator: str = ""
+    method: str = ""  # "bias" or "rounding"
     outputs: bool = False  # on a grid too
     silu: str = "split"  # with grids inside, or "whole"
     kept: str = ""  # layers in float
@@ -73,9 +80,12 @@ def cases(questions: Sequence[str], best: str) -> Iterator[How]:
     if "calibrators" in questions:
         for calibrator in verbs.calibrators():
             yield replace(usual, calibrator=calibrator)
+    usual = replace(usual, calibrator=best)
+    if "methods" in questions:
+        for method in ("bias", "rounding"):
+            yield replace(usual, question="methods", method=method)
     if "grids" in questions:
-        usual = replace(usual, question="grids", calibrator=best)
-        yield replace(usual, silu="whole")
+        usual = replace(usual, question="grids")
         yield replace(usual, outputs=True)
         yield replace(usual, kept="heads.*")
         yield replace(usual, kept="stem.*")
@@ -89,8 +99,11 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("model", type=Path, help="float model folder with .pt files")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/coco"))
-    parser.add_argument("--questions", default="naive,calibrators,grids,half")
-    parser.add_argument("--best", default="mse", help="the calibrator of the question grids [mse]")
+    parser.add_argument("--questions", default="naive,calibrators,methods,grids,half")
+    parser.add_argument(
+        "--best", default="mse", help="the calibrator of the questions methods and grids [mse]"
+    )
+    parser.add_argument("--correction", type=int, default=12, help="photographs for methods [12]")
     parser.add_argument("--calibration", type=int, default=64, help="photographs to calibrate with [64]")
     parser.add_argument("--images", type=int, help="images of each split to measure on [all]")
     options = parser.parse_args()
@@ -106,9 +119,13 @@ def main() -> None:
         if common.there(file, model=options.model.name, **key) and not options.again:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            path = written(how, module, batches, Path(folder) / "detector.onnx")
-            measured = {name: ap(path, entries) for name, entries in sets.items()}
-        row = key | {f"{name}{what}": value for name, of in measured.items() for what, value in of.items()}
+            path = written(how, module, batches, options.correction, Path(folder) / "detector.onnx")
+            measured = {name: ap(form(path, "onnxruntime"), entries) for name, entries in sets.items()}
+            row = key | {
+                f"{name}{what}": value for name, of in measured.items() for what, value in of.items()
+            }
+            other = form(path, "openvino")
+            row["AP in OpenVINO"] = ap(other, sets[""], on_openvino)["AP"] if other != path else None
         about = {"model": options.model.name, "data": options.data.name, "split": "val"}
         record.append(file, row, **about, command=common.command())
         print(*key.values(), measured, flush=True)
@@ -121,14 +138,10 @@ def others(data: Path, calibration: int) -> list[Entry]:
     return [entries[i] for i in sorted(order[calibration:].tolist())]
 
 
-def written(how: How, module: Any, batches: Sequence[np.ndarray], path: Path) -> Path:
-    """The network as ONNX, in the form for ONNX Runtime where there is one."""
+def written(how: How, module: Any, batches: Sequence[np.ndarray], correction: int, path: Path) -> Path:
+    """The network as ONNX, with its forms for single runtimes beside it."""
     if how.target:
-        quantized = prepare(module, how.scheme())
-        calibrate(
-            quantized, (torch.from_numpy(pixels).float() * PREPROCESSING["scale"] for pixels in batches)
-        )
-        module = quantized
+        module = quantized(how, module, [torch.from_numpy(p).float() * SCALE for p in batches], correction)
     like = NETWORKS["detector"]
     export(
         half(module) if how == HALF else module,
@@ -139,13 +152,29 @@ def written(how: How, module: Any, batches: Sequence[np.ndarray], path: Path) ->
         outputs=like.outputs,
         preprocessing=PREPROCESSING,
     )
-    if how.target == "cpu" and lower.write(path, multiple=like.multiple):
-        return path.with_suffix(".onnxruntime.onnx")
+    for runtime in lower.REWRITES if how.target == "cpu" else ():
+        lower.write(path, runtime, like.multiple)
     return path
 
 
-def ap(path: Path, entries: Sequence[Entry]) -> Mapping[str, float]:
-    run = {"detector": on_onnxruntime.open_network(path, 1)}
+def quantized(how: How, module: Any, batches: Sequence[Tensor], correction: int) -> Any:
+    made = prepare(module, how.scheme())
+    calibrate(made, batches)
+    if how.method == "bias":
+        correct_bias(made, module, batches[:correction])
+    elif how.method == "rounding":
+        learn_rounding(made, module, batches[:correction])
+    return made
+
+
+def form(path: Path, runtime: str) -> Path:
+    """The file that this runtime is given."""
+    own = path.with_suffix(f".{runtime}.onnx")
+    return own if own.is_file() else path
+
+
+def ap(path: Path, entries: Sequence[Entry], runtime: Any = on_onnxruntime) -> Mapping[str, float]:
+    run = {"detector": runtime.open_network(path, 1)}
     found = {entry.name: predict.predict(read(entry.path), run, SETTINGS) for entry in entries}
     measured = objects.measure(entries, found)
     return {"AP": measured["ap"]["all"], **{name: measured["ap"][name] for name in ("AP50", "AP75")}}

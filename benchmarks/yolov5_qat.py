@@ -49,6 +49,8 @@ SCALES = {
     "moving": ("qat.ranges=0.2",),
     "learned": ("qat.ranges=0.0", "qat.learned=true"),
 }
+FIGURES = ("held out dB", "held out AP", "AP", "AP50", "AP75")
+FIGURES += ("AP in OpenVINO", "AP50 in OpenVINO", "AP75 in OpenVINO")
 SIDE = 640  # of the held-out images
 
 
@@ -69,7 +71,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for way, key in questions(options):
         file = options.out / "yolov5_qat.csv"
-        val = {} if options.no_val else {"images": len(objects.read(options.data, "val"))}
+        val = {"images": 0 if options.no_val else len(objects.read(options.data, "val"))}
         if common.there(file, model=options.model.name, **key, **val) and not options.again:
             continue
         with tempfile.TemporaryDirectory() as temporary:
@@ -77,7 +79,8 @@ def main() -> None:
             folder = options.model if way == "start" else trained(options, way, key["scales"], out)
             measured = figures(folder, options.float, options.data, not options.no_val)
         about = {"model": options.model.name, "data": options.data.name, "split": "val"}
-        record.append(file, key | val | measured, **about, command=common.command())
+        row = key | val | {name: measured.get(name) for name in FIGURES}
+        record.append(file, row, **about, command=common.command())
         print(*key.values(), measured, flush=True)
 
 
