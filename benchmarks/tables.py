@@ -181,10 +181,10 @@ TABLES = {
     "yolov5-qat": Table(
         "yolov5_qat.csv",
         (
-            *("model", "way", "scales", "steps", "size", "rate", "held out dB"),
+            *("model", "way", "scales", "pictures", "steps", "size", "rate", "held out dB"),
             *("AP", "AP50", "AP in OpenVINO", "AP50 in OpenVINO"),
         ),
-        ("model", "way", "scales", "steps", "batch", "size", "rate", "start"),
+        ("model", "way", "scales", "pictures", "steps", "batch", "size", "rate", "start"),
         digits=4,
     ),
     "yolov5-accuracy": Table(

@@ -11,7 +11,7 @@ Each starts from the calibrated folder:
     both      no labels: outputs and layers
 
 with activation ranges that stay ("fixed"), follow what is seen for a fifth of the steps ("moving") or are learned.
-rate: the peak of the cosine.
+rate: the peak of the cosine. pictures: "mosaics" as in float training, or "plain" photographs, mirrored at most.
 
 To choose by: "held out dB", how far the probabilities of the images of train that were kept out of training lie above
 their difference from the float network's, all classes of all anchors (torch); these are few images, so their AP says
@@ -51,6 +51,10 @@ SCALES = {
 }
 FIGURES = ("held out dB", "held out AP", "AP", "AP50", "AP75")
 FIGURES += ("AP in OpenVINO", "AP50 in OpenVINO", "AP75 in OpenVINO")
+PICTURES = {
+    "mosaics": (),
+    "plain": ("mosaic=0.0", "zoom=[1.0, 1.0]", "shift=0.0", "colour=[0.0, 0.0, 0.0]"),
+}
 SIDE = 640  # of the held-out images
 
 
@@ -61,6 +65,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/coco"))
     parser.add_argument("--ways", default="start,layers")
     parser.add_argument("--scales", default="fixed", help="fixed, moving, learned; several by commas [fixed]")
+    parser.add_argument("--pictures", default="plain", choices=PICTURES)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=416, help="side of the pictures learned from [416]")
@@ -90,11 +95,12 @@ def questions(options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for way in options.ways.split(","):
         if way == "start":
             none = dict.fromkeys(("steps", "batch", "size", "rate"), 0)
-            yield way, {"way": way, "scales": "fixed", **none, "start": start}
+            yield way, {"way": way, "scales": "", "pictures": "", **none, "start": start}
             continue
         for scales in options.scales.split(","):
             how = {name: getattr(options, name) for name in ("steps", "batch", "size", "rate")}
-            yield way, {"way": way, "scales": scales, **how, "start": start}
+            named = {"way": way, "scales": scales, "pictures": options.pictures}
+            yield way, {**named, **how, "start": start}
 
 
 def trained(options: Any, way: str, scales: str, out: Path) -> Path:
@@ -109,6 +115,7 @@ def trained(options: Any, way: str, scales: str, out: Path) -> Path:
         *(f"qat.{name}={value}" for name, value in names.items()),
         *(f"stages.detector.schedule.{name}={value}" for name, value in schedule.items()),
         *(f"stages.detector.sampling.size={options.size}", "qat.epochs=1.0", "qat.learning_rate=1.0"),
+        *(f"stages.detector.sampling.{change}" for change in PICTURES[options.pictures]),
         *SCALES[scales],
     ]
     made = verbs.train(options.model, options.data, out, changes=changes, accelerator="cpu")
