@@ -281,6 +281,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 # Charts -------------------------------------------------------------------------------------------------
 
+CHARTS = ("curves", "points", "shares", "trade", "growth")
 LINES = {"a": ([0.5, 0.9], [1.0, 0.8]), "$b^": ([0.2], [0.9]), "never": ([], [])}
 
 
@@ -288,10 +289,12 @@ LINES = {"a": ([0.5, 0.9], [1.0, 0.8]), "$b^": ([0.2], [0.9]), "never": ([], [])
 def test_charts_are_the_same_bytes_for_the_same_data(tmp_path: Path, suffix: str) -> None:
     made = []
     for place in ("one", "two"):
-        files = [tmp_path / place / f"{chart}{suffix}" for chart in ("curves", "points", "shares")]
+        files = [tmp_path / place / f"{chart}{suffix}" for chart in CHARTS]
         charts.precision_recall(LINES, files[0], "title $x$")
         charts.points({"a": {"0-16": 0.5, "16+": 1.0}, "b": {"16+": 0.9}, "none": {}}, files[1])
         charts.shares({"a": ([0.0, 0.1, 0.4], 0.9), "none": ([], 0.0)}, files[2])
+        charts.trade({(1.0, 0.5): "now", (2.0, 0.4): "", (3.0, 0.9): ""}, files[3], ("ms", "AP"))
+        charts.growth({"faces": {0: 1.0, 10: 3.0}}, {"faces": ("faces", "ms")}, files[4])
         made.append([file.read_bytes() for file in files])
     assert made[0] == made[1]
     assert all(1000 < len(data) < 60_000 for data in made[0])

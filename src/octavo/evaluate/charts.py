@@ -3,6 +3,7 @@
     precision_recall  a stair per model or subset, under which the average precision is the area
     points            a line of points per model over named groups, such as sizes of faces
     shares            a line per model: the share of all things whose error is at most x
+    trade             a dot per choice, cost against gain, and a stair below those that no other one beats in both
     growth            a panel per question: what is measured against what grows
     sensitivity       a bar per layer, worst first: what quantizing it alone costs; a dot: all but it quantized
     distributions     a histogram per tensor, float behind quantized, with the ends of its grid
@@ -155,6 +156,29 @@ def shares(
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         _finish(figure, axes, title, legend)
+
+
+def trade(
+    choices: Mapping[tuple[float, float], str], path: str | Path, labels: tuple[str, str], title: str = ""
+) -> None:
+    """Draw {(cost, gain): name, or nothing}; what is named is marked. labels: of costs and gains."""
+    best: list[tuple[float, float]] = []
+    for cost, gain in sorted(choices, key=lambda choice: (choice[0], -choice[1])):
+        if not best or gain > best[-1][1]:
+            best.append((cost, gain))
+    with drawing(path, 5, 3.4) as figure:
+        axes = figure.subplots()
+        axes.plot(*zip(*choices, strict=True), color=GREY, marker="o", markersize=3, linestyle="")
+        axes.plot(*zip(*best, strict=True), color=BLUE, marker="o", markersize=3, drawstyle="steps-post")
+        for (cost, gain), name in choices.items():
+            if name:
+                axes.plot(cost, gain, color=RED, marker="o", markersize=6)
+                where = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 8}
+                axes.annotate(name, (cost, gain), **where)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        _round_ticks(axes.xaxis)
+        _finish(figure, axes, title, legend=False)
 
 
 def growth(
