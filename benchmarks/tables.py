@@ -85,6 +85,7 @@ TABLES = {
         "mtcnn_qat.csv",
         ("model", "target", "method", "seeds", "held out all", "Crowd", "Web", "Portrait", "all", "NME"),
         ("model", "weights", "target", "method", "steps"),
+        digits=4,
         over="seed",
     ),
     "misses": Table(
