@@ -8,8 +8,8 @@ The float model is calibrated (one weight scale per channel), then each network 
 grids, in batches of half the size of its float training, for every seed with every method, on samples that the float
 networks mine (`octavo train` mines MTCNN's windows with the quantized ones). They are made of one training photograph
 in --every, once, and kept in --work, as is what is calibrated. "float, longer" is the control: the same steps
-without quantization. AP and landmark error of the exported model in ONNX Runtime; a method is to be chosen by the
-columns "held out ...". -> results/FAMILY_qat.csv
+without quantization. AP and landmark error of the exported model in ONNX Runtime, for target arm of the converted one
+in ncnn; a method is to be chosen by the columns "held out ...". -> results/FAMILY_qat.csv
 """
 
 from __future__ import annotations
@@ -90,11 +90,18 @@ def main() -> None:
                 out = Path(temporary) / f"{method} {seed}".replace(" ", "-")
                 learn(model, base, plan, seed, out, options)
                 base = out
-            exported = verbs.load(verbs.export(base, Path(temporary) / "exported")[0], "onnxruntime")
+            exported = in_runtime(base, Path(temporary) / "exported", key["target"])
             row = record.append(
                 file, {**key, **common.both(exported, held_out, val)}, **origin, command=common.command()
             )
             print(*key.values(), *(f"{event} {row[event]}" for event in (*common.EVENTS, "NME")), flush=True)
+
+
+def in_runtime(folder: Path, out: Path, target: str) -> verbs.Model:
+    """The model in ONNX Runtime, or in ncnn, whose integers those of target arm are: no other reads them."""
+    if target == "arm":
+        return verbs.load(verbs.convert(folder, "ncnn", out)[0], "ncnn")
+    return verbs.load(verbs.export(folder, out)[0], "onnxruntime")
 
 
 def calibrated(model: Path, weights: str, options: Any) -> Path:
