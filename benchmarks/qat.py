@@ -127,7 +127,10 @@ def learn(model: Path, base: Path, plan: Qat, seed: int, out: Path, options: Any
     recipe = for_qat(replace(verbs.recipe(info["variant"]), qat=plan))
     fabric = make_fabric("cpu", 1, "bf16-mixed")
     photographs = thinned(options.data, options.every, options.work)
-    mining = verbs.load(verbs.export(model, options.work / "float")[0], "onnxruntime").run
+    exported = options.work / f"float-{common.weights(model)}"
+    if not (exported / "model.json").is_file():
+        verbs.export(model, exported)
+    mining = verbs.load(exported, "onnxruntime").run
     with staged(out) as stage:
         fingerprint, before = "", {}
         for name, module in load_modules(base).items():
