@@ -288,6 +288,14 @@ def test_wrong_settings_say_what_is_possible(given: dict[str, float], says: str)
         Settings.of({}, **given)
 
 
+def test_the_embedded_model_is_small_and_finds_who_is_there() -> None:
+    """INT8: below 450 kB with the form for ONNX Runtime; ten of the wall of eleven at the usual confidence."""
+    assert sum(file.stat().st_size for file in folder.find("slim").glob("*.onnx")) < 450_000
+    model = verbs.load("slim", "onnxruntime")
+    counts = {path.stem: len(model(path)) for path in verbs.samples()}
+    assert counts == {"astronaut": 1, "group": 10, "hopper": 1}
+
+
 # Learning
 
 
