@@ -178,6 +178,14 @@ TABLES = {
         ("model", "data", "by", "network", "layer"),
         digits=1,
     ),
+    "shares": Table(
+        "shares.csv",
+        (
+            *("share", "held out Crowd", "held out Web", "held out Portrait", "held out all"),
+            *("Crowd", "Web", "Portrait", "all", "NME"),
+        ),
+        ("model", "before", "after", "share"),
+    ),
     "agreement": Table(
         "agreement.csv",
         (
