@@ -2,8 +2,8 @@
 
     python benchmarks/shares.py runs/rfb-imported runs/rfb --shares 0,.2,.3,.4,.5,.6,.7,.8,1
 
-AP and landmark error of `octavo average BEFORE AFTER --shares s,1-s` for each share s, in ONNX Runtime. A share is to be
-chosen by the columns "held out ...", of training images that the training kept out. -> results/shares.csv
+AP and landmark error of `octavo average BEFORE AFTER --shares s,1-s` for each share s, in ONNX Runtime. A share is to
+be chosen by the columns "held out ...", of training images that the training kept out. -> results/shares.csv
 """
 
 from __future__ import annotations
