@@ -11,7 +11,7 @@
 #
 #   VARIANT=yolov5n         or yolov5s
 #   CALIBRATOR=mse          how INT8 ranges are chosen    IMAGES=64        photographs to calibrate with
-#   STEPS=300 BATCH=4 SIZE=416 RATE=.01     of QAT: batches, pictures in each, their side, share of the float rate
+#   STEPS=300 BATCH=4 SIZE=640 RATE=.002    of QAT: batches, pictures in each, their side, share of the float rate
 #   BUDGET=.003             AP that mixed precision may lose               SENSITIVITY=104   images to find it with
 #   SET="qat.outputs=1 ..." any numbers of the recipe (octavo recipe yolov5n lists them)
 #   SPLIT=train             what to look for layers on: train to choose by, val to report a table
@@ -47,10 +47,10 @@ made() {
     fi
 }
 
-changes=(--set qat.epochs=1 --set "qat.learning_rate=${RATE:-.01}")
+changes=(--set qat.epochs=1 --set "qat.learning_rate=${RATE:-.002}")
 changes+=(--set stages.detector.schedule.epochs=1 --set "stages.detector.schedule.steps=${STEPS:-300}")
 changes+=(--set "stages.detector.schedule.batch_size=${BATCH:-4}")
-changes+=(--set "stages.detector.sampling.size=${SIZE:-416}")
+changes+=(--set "stages.detector.sampling.size=${SIZE:-640}")
 for change in ${SET:-}; do
     changes+=(--set "$change")
 done
@@ -65,7 +65,7 @@ made "$out/half/detector.onnx" "$out/float/detector.pt" "${octavo[@]}" export "$
 for target in cpu tensorrt; do
     made "$out/ptq-$target/model.json" "$out/float/detector.pt" \
         "${octavo[@]}" quantize "$out/float" --data "$data" --target "$target" --out "$out/ptq-$target" \
-        --calibrator "${CALIBRATOR:-mse}" --images "${IMAGES:-64}"
+        --calibrator "${CALIBRATOR:-mse}" --images "${IMAGES:-64}" --correct-bias
     made "$out/ptq-$target/detector.onnx" "$out/ptq-$target/detector.pt" "${octavo[@]}" export "$out/ptq-$target"
     run "${octavo[@]}" check "$out/ptq-$target"
 done

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -174,48 +173,74 @@ def correct_bias(qmodel: nn.Module, network: nn.Module, batches: Iterable[Tensor
     qmodel.eval()
     twin = fold(network, qmodel.meta["scheme"].skip)
     wanted = _means(twin, {name: twin.get_submodule(name) for name in quantized}, batches)
-    added = {}
-    for name, layer in quantized.items():
-        if layer.bias is not None:
-            added[name] = wanted[name] - _means(qmodel, {name: layer}, batches)[name]
+    # All batches go through the network together, node by node: a forward pass for each layer would take hours.
+    step, last = fx.Interpreter(qmodel), _last_readers(qmodel.graph)
+    values: list[dict[fx.Node, Any]] = [{} for _ in batches]
+    added: dict[str, Tensor] = {}
+    calls = [str(node.target) for node in qmodel.graph.nodes if node.op == "call_module"]
+
+    def run(node: fx.Node) -> list[Any]:
+        results = []
+        for step.env in values:
+            results.append(step.run_node(node))
+        return results
+
+    for node in qmodel.graph.nodes:
+        name = str(node.target)
+        layer = quantized.get(name)
+        if layer is not None and layer.bias is not None and name not in added:
+            alone = calls.count(name) == 1
+            mean = _mean(run(node), layer) if alone else _means(qmodel, {name: layer}, batches)[name]
+            added[name] = wanted[name] - mean
             layer.bias.add_(added[name])
+        results = batches if node.op == "placeholder" else run(node)
+        for known, result in zip(values, results, strict=True):
+            known[node] = result
+            for read in last[node]:
+                del known[read]
     return added
 
 
-class _Seen(Exception):
-    """Ends a forward pass behind the last layer that was wanted."""
+def _last_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """For each node the values that nothing behind it reads."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        last |= dict.fromkeys([node, *node.all_input_nodes], node)
+    read: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes}
+    for value, node in last.items():
+        read[node].append(value)
+    return read
 
 
-def _means(
-    model: fx.GraphModule, layers: dict[str, nn.Module], batches: Iterable[Tensor]
-) -> dict[str, Tensor]:
+def _mean(outputs: Sequence[Tensor], layer: nn.Module) -> Tensor:
+    """Of each channel of a layer's outputs."""
+    rows = [_rows(output, layer) for output in outputs]
+    return (torch.stack([r.sum(0) for r in rows]).sum(0) / sum(map(len, rows))).float()
+
+
+def _rows(output: Tensor, layer: nn.Module) -> Tensor:
+    """(values, channels), float64."""
+    linear = isinstance(layer.layer if isinstance(layer, QuantLayer) else layer, nn.Linear)
+    return (output if linear else output.movedim(1, -1)).flatten(0, -2).double()
+
+
+def _means(model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Mean output per channel of some layers."""
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(layers, 0)
-    calls = sum(node.op == "call_module" and node.target in layers for node in model.graph.nodes)
-    waiting = calls
 
-    def watch(name: str, linear: bool) -> Callable[..., None]:
+    def watch(name: str, layer: nn.Module) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            rows = (output if linear else output.movedim(1, -1)).flatten(0, -2).double()
-            nonlocal waiting
+            rows = _rows(output, layer)
             sums[name] = sums.get(name, 0) + rows.sum(0)
             counts[name] += len(rows)
-            waiting -= 1
-            if not waiting:
-                raise _Seen
 
         return hook
 
-    def is_linear(layer: nn.Module) -> bool:
-        return isinstance(layer.layer if isinstance(layer, QuantLayer) else layer, nn.Linear)
-
-    handles = [layer.register_forward_hook(watch(name, is_linear(layer))) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(watch(name, layer)) for name, layer in layers.items()]
     try:
         for batch in batches:
-            waiting = calls
-            with suppress(_Seen):
-                model(batch)
+            model(batch)
     finally:
         for handle in handles:
             handle.remove()
