@@ -42,7 +42,7 @@ def measure(opened: verbs.Model, options: Any) -> None:
     file = options.out / f"{info['family']}_accuracy.csv"
     changed = dict(common.setting(text) for text in options.set)
     settings = common.settings(opened) | changed
-    shown = {name: value for name, value in settings.items() if name in SHOWN or name in changed}
+    shown = {name: settings[name] for name in SHOWN if name in settings} | changed
     how = {"weights": common.weights(model), "backend": opened.backend} | common.cells(shown)
     what = {"model": model.name, "data": options.data.name, "split": options.split}
     if not options.again and common.there(file, **what, **how):
