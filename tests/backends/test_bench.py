@@ -76,6 +76,17 @@ def test_models_take_turns(tmp_path: Path) -> None:
     assert rounds == [3, 9, 12, 15, 18]
 
 
+def test_files_with_weights_of_their_own_count(tmp_path: Path) -> None:
+    """ncnn: the .param is the layers, the .bin the weights."""
+    (tmp_path / "x").write_bytes(bytes(100))
+    (tmp_path / "x.bin").write_bytes(bytes(11))
+    model = candidate("x", Clock(), tmp_path / "x", [])
+    for network in model.run.values():
+        network.weights = tmp_path / "x.bin"
+    (row,) = b.bench([model], IMAGE, repeats=1, warmup=1, memory=False)
+    assert row.file_bytes == 2 * 111
+
+
 def test_stages_add_up(tmp_path: Path) -> None:
     clock, log = Clock(), []
     (tmp_path / "x").write_bytes(bytes(100))

@@ -303,8 +303,12 @@ def _files(model: Candidate) -> list[Path]:
     paths = [getattr(network, "path", None) for network in model.run.values()]
     if all(paths):
         found = [path for path in paths if path]
-        # A form made for one runtime has its weights in the plain file.
-        return found + [plain for path in found if (plain := model_folder.plain_of(path))]
+        # A form made for one runtime has its weights in the plain file, an ncnn network in a file of its own.
+        beside = [
+            model_folder.plain_of(path) or getattr(n, "weights", None)
+            for path, n in zip(found, model.run.values(), strict=True)
+        ]
+        return found + [path for path in beside if path]
     states = [Path(model.folder) / f"{name}.pt" for name in model.run]
     return [state if state.is_file() else state.with_suffix(".onnx") for state in states]
 

@@ -22,6 +22,7 @@ class Net:
 
     def __init__(self, net: Any, path: Path) -> None:
         self.path = path
+        self.weights = path.with_suffix(".bin")
         self.inputs: tuple[str, ...] = tuple(net.input_names())
         self.outputs: tuple[str, ...] = tuple(net.output_names())
         self._net = net
