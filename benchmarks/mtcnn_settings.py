@@ -20,8 +20,8 @@ from octavo.evaluate import record
 from octavo.evaluate.events import align, reported
 
 MIN_FACE = (12, 20, 40, 80)
-# As AP is measured; as the embedded models are set; as the paper's code runs; strict.
-THRESHOLDS = ((0.5, 0.5, 0.3), (0.5, 0.5, 0.9), (0.6, 0.7, 0.7), (0.7, 0.8, 0.9))
+# As the embedded models are set; nearly as AP is measured; as the paper's code runs; strict.
+THRESHOLDS = ((0.6, 0.2, 0.9), (0.5, 0.5, 0.3), (0.6, 0.7, 0.7), (0.7, 0.8, 0.9))
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     entries = read(options.data, "val")
     wall = next(path for path in verbs.samples() if path.name == "group.jpg")
     grid = [(12, thresholds) for thresholds in THRESHOLDS]
-    grid += [(min_face, THRESHOLDS[1]) for min_face in MIN_FACE[1:]] + [(20, THRESHOLDS[2])]
+    grid += [(min_face, THRESHOLDS[0]) for min_face in MIN_FACE[1:]] + [(20, THRESHOLDS[2])]
     for min_face, thresholds in grid:
         what = {"model": model.name, "data": options.data.name, "split": "val"}
         how: dict[str, Any] = {
