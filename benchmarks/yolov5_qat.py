@@ -55,6 +55,7 @@ PICTURES = {
     "mosaics": (),
     "plain": ("mosaic=0.0", "zoom=[1.0, 1.0]", "shift=0.0", "colour=[0.0, 0.0, 0.0]"),
 }
+RATE = "rate in millionths"
 SIDE = 640  # of the held-out images
 
 
@@ -94,11 +95,12 @@ def questions(options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     start = common.weights(options.model)
     for way in options.ways.split(","):
         if way == "start":
-            none = dict.fromkeys(("steps", "batch", "size", "rate"), 0)
+            none = dict.fromkeys(("steps", "batch", "size", RATE), 0)
             yield way, {"way": way, "scales": "", "pictures": "", **none, "start": start}
             continue
         for scales in options.scales.split(","):
-            how = {name: getattr(options, name) for name in ("steps", "batch", "size", "rate")}
+            how = {name: getattr(options, name) for name in ("steps", "batch", "size")}
+            how |= {RATE: f"{options.rate * 1e6:g}"}
             named = {"way": way, "scales": scales, "pictures": options.pictures}
             yield way, {**named, **how, "start": start}
 
