@@ -11,7 +11,8 @@ Each starts from the calibrated folder:
     both      no labels: outputs and layers
 
 with activation ranges that stay ("fixed"), follow what is seen for a fifth of the steps ("moving") or are learned.
-rate: the peak of the cosine. pictures: "mosaics" as in float training, or "plain" photographs, mirrored at most.
+rate: the peak of the cosine. corrected: biases were corrected afterwards on so many photographs. pictures: "mosaics" as
+in float training, or "plain" photographs, mirrored at most.
 
 To choose by: "held out dB", how far the probabilities of the images of train that were kept out of training lie above
 their difference from the float network's, all classes of all anchors (torch); these are few images, so their AP says
@@ -20,6 +21,7 @@ little. To report: AP on val in ONNX Runtime, and in OpenVINO (its form of the n
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from math import log10
@@ -35,8 +37,10 @@ from octavo.data.coco import Entry
 from octavo.data.split import is_held_out
 from octavo.evaluate import objects, record
 from octavo.images import read
-from octavo.models import load_modules
-from octavo.models.yolov5.predict import ANCHORS, MEASURING, letterbox
+from octavo.models import load_modules, save_module
+from octavo.models.yolov5.data import calibration_batches
+from octavo.models.yolov5.predict import ANCHORS, MEASURING, Settings, letterbox
+from octavo.quantize.equalize import correct_bias
 
 WEIGHTS = {  # of labels, outputs, layers
     "labels": (1, 0, 0),
@@ -71,6 +75,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=416, help="side of the pictures learned from [416]")
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate at its peak [.0001]")
+    parser.add_argument("--correct", type=int, default=0, help="photographs to correct biases with [0: not]")
     parser.add_argument("--no-val", action="store_true", help="only what is to choose by")
     parser.add_argument("--keep", type=Path, help="folder to keep the trained models in")
     options = parser.parse_args()
@@ -81,8 +86,10 @@ def main() -> None:
         if common.there(file, model=options.model.name, **key, **val) and not options.again:
             continue
         with tempfile.TemporaryDirectory() as temporary:
-            out = (options.keep or Path(temporary)) / "-".join(map(str, list(key.values())[:-1]))
+            out = (options.keep or Path(temporary)) / "-".join(map(str, list(key.values())[:-2]))
             folder = options.model if way == "start" else trained(options, way, key["scales"], out)
+            if options.correct and way != "start":
+                folder = corrected(folder, options, Path(temporary) / "corrected")
             measured = figures(folder, options.float, options.data, not options.no_val)
         about = {"model": options.model.name, "data": options.data.name, "split": "val"}
         row = key | val | {name: measured.get(name) for name in FIGURES}
@@ -95,12 +102,12 @@ def questions(options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     start = common.weights(options.model)
     for way in options.ways.split(","):
         if way == "start":
-            none = dict.fromkeys(("steps", "batch", "size", RATE), 0)
+            none = dict.fromkeys(("steps", "batch", "size", RATE, "corrected"), 0)
             yield way, {"way": way, "scales": "", "pictures": "", **none, "start": start}
             continue
         for scales in options.scales.split(","):
             how = {name: getattr(options, name) for name in ("steps", "batch", "size")}
-            how |= {RATE: f"{options.rate * 1e6:g}"}
+            how |= {RATE: f"{options.rate * 1e6:g}", "corrected": options.correct}
             named = {"way": way, "scales": scales, "pictures": options.pictures}
             yield way, {**named, **how, "start": start}
 
@@ -123,6 +130,16 @@ def trained(options: Any, way: str, scales: str, out: Path) -> Path:
     made = verbs.train(options.model, options.data, out, changes=changes, accelerator="cpu")
     assert made is not None
     return made
+
+
+def corrected(folder: Path, options: Any, out: Path) -> Path:
+    """A copy of the folder with its biases corrected."""
+    shutil.copytree(folder, out)
+    student, teacher = (load_modules(path)["detector"] for path in (folder, options.float))
+    seen = calibration_batches("detector", options.data, {}, Settings(), options.correct)
+    correct_bias(student, teacher, [torch.from_numpy(pixels).float() / 255 for pixels in seen])
+    save_module(student, out / "detector.pt")
+    return out
 
 
 def figures(folder: Path, reference: Path, data: Path, val: bool) -> dict[str, float]:
