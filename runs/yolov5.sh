@@ -58,7 +58,7 @@ done
 mkdir -p "$out"
 split=$data/annotations/instances_val2017.json
 
-made "$out/data.jpg" "$split" "${octavo[@]}" data "$data" --sheet "$out/data.jpg"
+run "${octavo[@]}" data "$data"
 made "$out/float/model.json" "$weights" "${octavo[@]}" import "$variant" "$weights" --out "$out/float"
 made "$out/float/detector.onnx" "$out/float/detector.pt" "${octavo[@]}" export "$out/float"
 made "$out/half/detector.onnx" "$out/float/detector.pt" "${octavo[@]}" export "$out/float" --half --out "$out/half"
