@@ -239,7 +239,7 @@ TABLES = {
         "yolov5_accuracy.csv",
         ("model", "precision", "backend", "AP50", "AP50:95", "ms", "times", "kB", "integer layers"),
         ("model", "backend", "data", "split"),
-        digits=3,
+        digits=4,
     ),
     "yolov5-speed": Table(
         "yolov5_speed.csv",
