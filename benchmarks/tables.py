@@ -223,10 +223,31 @@ TABLES = {
     "yolov5-qat": Table(
         "yolov5_qat.csv",
         (
-            *("model", "way", "scales", "pictures", "steps", "size", "rate in millionths", "held out dB"),
+            *(
+                "model",
+                "way",
+                "scales",
+                "pictures",
+                "steps",
+                "size",
+                "rate in millionths",
+                "corrected",
+                "held out dB",
+            ),
             *("AP", "AP50", "AP in OpenVINO", "AP50 in OpenVINO"),
         ),
-        ("model", "way", "scales", "pictures", "steps", "batch", "size", "rate in millionths", "start"),
+        (
+            "model",
+            "way",
+            "scales",
+            "pictures",
+            "steps",
+            "batch",
+            "size",
+            "rate in millionths",
+            "corrected",
+            "start",
+        ),
         digits=4,
     ),
     "yolov5-start": Table(

@@ -102,12 +102,12 @@ def questions(options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     start = common.weights(options.model)
     for way in options.ways.split(","):
         if way == "start":
-            none = dict.fromkeys(("steps", "batch", "size", RATE), 0)
+            none = dict.fromkeys(("steps", "batch", "size", RATE, "corrected"), 0)
             yield way, {"way": way, "scales": "", "pictures": "", **none, "start": start}
             continue
         for scales in options.scales.split(","):
             how = {name: getattr(options, name) for name in ("steps", "batch", "size")}
-            how |= {RATE: f"{options.rate * 1e6:g}"}
+            how |= {RATE: f"{options.rate * 1e6:g}", "corrected": options.correct}
             named = {"way": way, "scales": scales, "pictures": options.pictures}
             yield way, {**named, **how, "start": start}
 
