@@ -11,7 +11,7 @@
 #
 #   VARIANT=yolov5n         or yolov5s
 #   CALIBRATOR=mse          how INT8 ranges are chosen    IMAGES=64        photographs to calibrate with
-#   STEPS=300 BATCH=4 SIZE=640 RATE=.002    of QAT: batches, pictures in each, their side, share of the float rate
+#   STEPS=300 BATCH=4 SIZE=640 RATE=0.002    of QAT: batches, pictures in each, their side, share of the float rate
 #   BUDGET=.003             AP that mixed precision may lose               SENSITIVITY=104   images to find it with
 #   SET="qat.outputs=1 ..." any numbers of the recipe (octavo recipe yolov5n lists them)
 #   SPLIT=train             what to look for layers on: train to choose by, val to report a table
@@ -47,7 +47,7 @@ made() {
     fi
 }
 
-changes=(--set qat.epochs=1 --set "qat.learning_rate=${RATE:-.002}")
+changes=(--set qat.epochs=1 --set "qat.learning_rate=${RATE:-0.002}")
 changes+=(--set stages.detector.schedule.epochs=1 --set "stages.detector.schedule.steps=${STEPS:-300}")
 changes+=(--set "stages.detector.schedule.batch_size=${BATCH:-4}")
 changes+=(--set "stages.detector.sampling.size=${SIZE:-640}")
