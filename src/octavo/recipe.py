@@ -144,11 +144,17 @@ def change(recipe: R, assignment: str) -> R:
     path, separator, text = assignment.partition("=")
     if not separator:
         raise ValueError(f"{assignment!r} is not of the form path.to.number=value")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    return _changed(recipe, path.strip().split("."), value, path.strip())
+    return _changed(recipe, path.strip().split("."), _read(text), path.strip())
+
+
+def _read(text: str) -> Any:
+    """JSON, or a number as people write it (.002), or the text itself."""
+    for read in (json.loads, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _changed(node: Any, path: list[str], value: Any, whole: str) -> Any:

@@ -27,6 +27,10 @@ def test_whole_numbers_become_floats_and_lists_tuples() -> None:
     assert changed.stages["onet"].sampling.ratio == (1, 2, 3, 4)
 
 
+def test_numbers_as_people_write_them() -> None:
+    assert change(RECIPE, "qat.learning_rate=.002").qat.learning_rate == 0.002
+
+
 @pytest.mark.parametrize(
     ("assignment", "says"),
     [
