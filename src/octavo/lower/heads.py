@@ -2,13 +2,13 @@
 
     of kernels above 1x1: Pad, then the places of a window side by side as channels
     -> Transpose to NHWC -> MatMulIntegerToFloat with weights (in, sum of outputs), a scale per column and the bias
-    -> Split -> Transpose back
+    -> Transpose back -> Split
 
 A convolution whose result is not rounded stays in float in ONNX Runtime; this operator of its own adds integers and
 gives floats. The int32 sums are those of the quantized network, exactly; what remains is the rounding of float32 when
-the scale is multiplied and the bias added. Transposes meet those that ONNX Runtime puts around its convolutions, and
-both are gone. P-Net's two heads: 137 instead of 884 us as a MatMul of Q/DQ with an Add behind it, which is what stood
-here first; with the bias inside and slim's heads of 3x3 gathered, slim is 1.15 times as fast (benchmarks/lowering.py).
+the scale is multiplied and the bias added. The Transpose to NHWC meets the one that ONNX Runtime puts behind its
+convolutions, and both are gone. P-Net's two heads: 137 instead of 884 us; slim with its heads of 3x3 gathered 1.15
+times as fast (benchmarks/lowering.py). Split before the Transpose back: P-Net .95, slim 1.00.
 
 Gemms need none of this: they are integer products with float results as they are, and one of all heads is no
 faster than one each (1.00 in R-Net and O-Net).
@@ -77,12 +77,11 @@ def _as_product(graph: Graph, integers: str, x: str, layers: list[Layer]) -> Non
         graph.constant(np.concatenate([_bias(layer) for layer in layers])),
         domain="com.microsoft",
     )
-    parts = [product]
-    if len(layers) > 1:
-        sizes = graph.constant(np.array([layer.outputs for layer in layers]))
-        parts = graph.add("Split", product, sizes, outputs=len(layers), axis=3)
-    for part, name in zip(parts, names, strict=True):
-        graph.add("Transpose", part, perm=[0, 3, 1, 2], outputs=[name])
+    if len(layers) == 1:
+        graph.add("Transpose", product, perm=[0, 3, 1, 2], outputs=names)
+        return
+    sizes = graph.constant(np.array([layer.outputs for layer in layers]))
+    graph.add("Split", graph.add("Transpose", product, perm=[0, 3, 1, 2]), sizes, outputs=names, axis=1)
 
 
 def _weights(graph: Graph, layers: list[Layer]) -> str:
