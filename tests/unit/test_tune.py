@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from octavo import cli, folder, verbs
+from octavo.models.mtcnn.predict import MEASURING
 from octavo.verbs import tunable
 
 SMALL: dict[str, Any] = {"share": 1.0, "steps": 2, "span": 0.1, "backend": "onnxruntime"}
@@ -31,6 +32,14 @@ def test_scores_are_those_of_evaluate(model: Path, annotated: Path) -> None:
     measured = verbs.evaluate(model, annotated, split="train", thresholds=low, backend="onnxruntime")
     assert tuned.before.scores.ap == pytest.approx(measured["ap"]["all"], abs=1e-12)
     assert tuned.record["faces"] == measured["faces"]
+
+
+def test_accuracy_is_measured_by_what_the_family_says_but_for_what_is_given(annotated: Path) -> None:
+    options: dict[str, Any] = {"split": "train", "backend": "onnxruntime"}
+    usual = verbs.evaluate("mtcnn-relu", annotated, **options)["settings"]
+    changed = verbs.evaluate("mtcnn-relu", annotated, factor=0.6, thresholds=None, **options)["settings"]
+    assert {name: usual[name] for name in MEASURING} == MEASURING
+    assert changed == usual | {"factor": 0.6}
 
 
 def test_what_was_chosen_is_written_and_nothing_else(model: Path, annotated: Path) -> None:
