@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import scenes
 
-from octavo import verbs
+from octavo import folder, verbs
 from octavo.evaluate import charts, record
 
 WIDTHS = (160, 320, 640, 960, 1280, 1920, 2560)  # of 4:3 images
@@ -111,9 +111,10 @@ def timed(calls: Mapping[float, Call], repeats: int) -> Iterator[Mapping[str, fl
 
 def memory(options: Any) -> Iterator[Mapping[str, float]]:
     """In a process of its own, from its first image on."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    spawned = multiprocessing.get_context("spawn")
+    ours, theirs = spawned.Pipe(duplex=False)
     given = (options.model, options.backend, options.images, theirs)
-    process = multiprocessing.get_context("spawn").Process(target=watch, args=given)
+    process = spawned.Process(target=watch, args=given)
     process.start()
     theirs.close()
     while True:
@@ -171,7 +172,7 @@ def write(question: str, row: Mapping[str, float], options: Any) -> None:
     made = record.append(
         options.out / "growth.csv",
         {
-            "weights": common.weights(verbs.load(options.model, options.backend).folder),
+            "weights": common.weights(folder.find(options.model)),
             "backend": options.backend,
             "question": question,
             "of": UNITS[question],

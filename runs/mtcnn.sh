@@ -28,21 +28,7 @@ variant=${VARIANT:-mtcnn-relu}
 backends=${BACKENDS:-onnxruntime,openvino}
 read -ra octavo <<< "${OCTAVO:-octavo}"
 
-run() {
-    printf '+ %s\n' "$(printf '%q ' "$@")"
-    "$@"
-}
-
-# made FILE FROM COMMAND...: run the command unless FILE is there and newer than FROM.
-made() {
-    local file=$1 from=$2
-    shift 2
-    if [[ -e $file && $file -nt $from ]]; then
-        echo "= $file is there"
-    else
-        run "$@"
-    fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 changes=()
 for network in pnet rnet onet; do

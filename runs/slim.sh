@@ -22,10 +22,7 @@ variant=${VARIANT:-slim}
 backends=${BACKENDS:-onnxruntime,openvino}
 read -ra octavo <<< "${OCTAVO:-octavo}"
 
-run() {
-    printf '+ %s\n' "$(printf '%q ' "$@")"
-    "$@"
-}
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 changes=()
 for change in ${SET:-}; do

@@ -28,10 +28,7 @@ precision=${PRECISION:-bf16-mixed}
 here=$(cd "$(dirname "$0")/.." && pwd)
 read -ra octavo <<< "${OCTAVO:-octavo}"
 
-run() {
-    printf '+ %s\n' "$(printf '%q ' "$@")"
-    "$@"
-}
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 changes=(--set "stages.reader.sampling.synthetic=${SYNTHETIC:-60000}")
 [[ -n $data ]] || changes+=(--set stages.reader.sampling.real=0)

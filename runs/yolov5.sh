@@ -31,21 +31,7 @@ variant=${VARIANT:-yolov5n}
 backends=${BACKENDS:-onnxruntime,openvino}
 read -ra octavo <<< "${OCTAVO:-octavo}"
 
-run() {
-    printf '+ %s\n' "$(printf '%q ' "$@")"
-    "$@"
-}
-
-# made FILE FROM COMMAND...: run the command unless FILE is there and newer than FROM.
-made() {
-    local file=$1 from=$2
-    shift 2
-    if [[ -e $file && $file -nt $from ]]; then
-        echo "= $file is there"
-    else
-        run "$@"
-    fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 changes=(--set qat.epochs=1 --set "qat.learning_rate=${RATE:-0.002}")
 changes+=(--set stages.detector.schedule.epochs=1 --set "stages.detector.schedule.steps=${STEPS:-300}")

@@ -43,9 +43,6 @@ def iom(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return shared / np.maximum(np.minimum(area(a)[:, None], area(b)), np.finfo(np.float32).tiny)
 
 
-OVERLAPS = {"union": iou, "min": iom}
-
-
 def nms(xyxy: np.ndarray, scores: np.ndarray, threshold: float, measure: str = "union") -> np.ndarray:
     """Greedy non-maximum suppression: go down the scores, drop what overlaps a kept box by more than threshold.
 
@@ -53,9 +50,7 @@ def nms(xyxy: np.ndarray, scores: np.ndarray, threshold: float, measure: str = "
     Returns the kept indices (k,), highest score first; equal scores keep their order.
     """
     order = np.argsort(-scores, kind="stable")
-    if not len(order):
-        return order
-    return order[(_greedy_union if measure == "union" else _greedy_min)(xyxy[order], threshold)]
+    return order[GREEDY[measure](xyxy[order], threshold)] if len(order) else order
 
 
 def _greedy_union(xyxy: np.ndarray, threshold: float) -> np.ndarray:
@@ -85,6 +80,9 @@ def _greedy_min(xyxy: np.ndarray, threshold: float) -> np.ndarray:
         if len(rest):
             rest = rest[~(iom(boxes[alive], xyxy[rest]) > threshold).any(axis=0)]
     return np.concatenate(kept)
+
+
+GREEDY = {"union": _greedy_union, "min": _greedy_min}
 
 
 def square(xyxy: np.ndarray) -> np.ndarray:

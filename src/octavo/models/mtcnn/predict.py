@@ -123,9 +123,7 @@ def predict(image: np.ndarray, run: Mapping[str, Network], settings: Settings) -
 def propose(image: np.ndarray, pnet: Network, settings: Settings) -> np.ndarray:
     """The boxes (n, 4) in which P-Net sees a face, moved, surest first. Not squared, may leave the image."""
     found = scan(image, pnet, settings)
-    found = found[thin(found, settings.nms[0])]
-    boxes = move(found.windows, found.offsets)
-    return boxes[nms(boxes, found.scores, settings.nms[1])]
+    return found[proposed(found, *settings.nms[:2])].boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +140,11 @@ class Cells:
     windows: np.ndarray
     scores: np.ndarray
     offsets: np.ndarray
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(n, 4) the windows, moved."""
+        return move(self.windows, self.offsets)
 
     def __getitem__(self, rows: np.ndarray) -> Cells:
         return Cells(self.places[rows], self.windows[rows], self.scores[rows], self.offsets[rows])
@@ -174,6 +177,13 @@ def scan(image: np.ndarray, pnet: Network, settings: Settings) -> Cells:
     corner[:, 2:] += CELL
     scales = np.array(levels, np.float32)[level_of, 2:]
     return Cells(np.stack([y, x + starts], axis=1), corner / scales, scores, offsets.T)
+
+
+def proposed(found: Cells, within: float, across: float) -> np.ndarray:
+    """The rows that NMS within the levels and then across them keeps, surest first."""
+    rows = thin(found, within)
+    left = found[rows]
+    return rows[nms(left.boxes, left.scores, across)]
 
 
 def thin(found: Cells, threshold: float) -> np.ndarray:

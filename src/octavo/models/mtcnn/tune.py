@@ -21,7 +21,7 @@ from octavo.boxes import nms, square
 from octavo.evaluate.tuning import Axis
 from octavo.outputs import Detections
 
-from .predict import Cells, Network, Settings, landmarks, logit, look, move, probability, scan, thin
+from .predict import Network, Settings, landmarks, logit, look, move, probability, proposed, scan
 
 AXES = (
     Axis("P-Net", "thresholds", 0),
@@ -64,14 +64,14 @@ def trace(image: np.ndarray, run: Mapping[str, Network], wanted: Iterable[Settin
     loosest = replace(wanted[0], thresholds=(*lowest, 0))
 
     found = scan(image, run["pnet"], loosest)
-    proposed = {pair: _proposed(found, *pair) for pair in pairs}
-    rows = np.unique(np.concatenate([*proposed.values(), np.empty(0, np.intp)]))
-    order = {pair: np.searchsorted(rows, kept) for pair, kept in proposed.items()}
+    kept = {pair: proposed(found, *pair) for pair in pairs}
+    rows = np.unique(np.concatenate([*kept.values(), np.empty(0, np.intp)]))
+    order = {pair: np.searchsorted(rows, of_pair) for pair, of_pair in kept.items()}
     found = found[rows]
     margins = np.full((3, len(rows)), -np.inf, np.float32)
     margins[0] = found.scores
 
-    windows = np.rint(square(move(found.windows, found.offsets)))
+    windows = np.rint(square(found.boxes))
     face, offsets = look(image, windows, run["rnet"], 24, (2, 4))
     margins[1] = face[:, 1] - face[:, 0]
     boxes, keypoints = np.zeros((len(rows), 4), np.float32), np.zeros((len(rows), 5, 2), np.float32)
@@ -83,12 +83,6 @@ def trace(image: np.ndarray, run: Mapping[str, Network], wanted: Iterable[Settin
     margins[2, passed] = face[:, 1] - face[:, 0]
     boxes[passed], keypoints[passed] = move(closer, offsets), landmarks(closer, points)
     return Trace(order, margins, refined, boxes, keypoints, lowest, loosest)
-
-
-def _proposed(found: Cells, within: float, across: float) -> np.ndarray:
-    """Which cells P-Net's two NMS keep, surest first."""
-    rows = thin(found, within)
-    return rows[nms(move(found.windows[rows], found.offsets[rows]), found.scores[rows], across)]
 
 
 def replay(trace: Trace, settings: Settings) -> tuple[Detections, dict[str, int]]:
