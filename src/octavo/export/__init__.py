@@ -4,7 +4,17 @@ export(network, "pnet.onnx", example, outputs=["face", "box"], preprocessing={"o
 parity(network, "pnet.onnx", batches)
 """
 
-from octavo.export.parity import VERDICTS, OutputParity, Parity, parity
+from octavo.export.parity import FLOAT_BETWEEN, VERDICTS, OutputParity, Parity, parity
 from octavo.export.to_onnx import OPSET, TARGETS, Then, export
 
-__all__ = ["OPSET", "TARGETS", "VERDICTS", "OutputParity", "Parity", "Then", "export", "parity"]
+__all__ = [
+    "FLOAT_BETWEEN",
+    "OPSET",
+    "TARGETS",
+    "VERDICTS",
+    "OutputParity",
+    "Parity",
+    "Then",
+    "export",
+    "parity",
+]

@@ -54,7 +54,7 @@ def export(
     Returns the folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
     """
     need_torch()
-    from octavo.export import Then, parity
+    from octavo.export import FLOAT_BETWEEN, Then, parity
     from octavo.lower import REWRITES
     from octavo.lower import write as write_lowered
     from octavo.quantize import without_grids_inside
@@ -99,9 +99,12 @@ def export(
             for runtime in runtimes if isinstance(like, Network) else ():
                 if done := write_lowered(stage / f"{name}.onnx", runtime, like.multiple):
                     form = f"{name}.{runtime}"
-                    # That of OpenVINO leaves out grids (lower/silu.py), as its network in torch can.
-                    same = without_grids_inside(module) if runtime == "openvino" else module
-                    lowered[form] = Lowered(tuple(done), check(same, stage / f"{form}.onnx"))
+                    file = stage / f"{form}.onnx"
+                    if runtime == "openvino":  # leaves out grids (lower/silu.py), as its network in torch can
+                        same = check(without_grids_inside(module), file, steps=FLOAT_BETWEEN)
+                    else:
+                        same = check(module, file)
+                    lowered[form] = Lowered(tuple(done), same)
         folder.write_info(stage, folder.continued(info))
     for name in modules:
         for path in folder.forms(out_path / f"{name}.onnx"):
