@@ -56,7 +56,12 @@ class Lines:
 
 
 def keep(
-    count: int, faces: Sequence[Sequence[Path]], seed: int, folder: Path, progress: Progress | None = None
+    count: int,
+    faces: Sequence[Sequence[Path]],
+    seed: int,
+    folder: Path,
+    longest: int = WIDEST,
+    progress: Progress | None = None,
 ) -> Lines:
     """`count` lines, each of a random family of `faces` and a random font of it; made if `folder` isn't there yet."""
     if not (folder / "texts.json").is_file():
@@ -68,7 +73,7 @@ def keep(
             (temporary / "ink.bin").open("wb") as file,
             ProcessPoolExecutor(min(len(chunks), os.cpu_count() or 1), context) as pool,
         ):
-            for done, drawn in enumerate(pool.map(partial(rendered, faces, seed), chunks), 1):
+            for done, drawn in enumerate(pool.map(partial(rendered, faces, seed, longest=longest), chunks), 1):
                 for ink, text in drawn:
                     file.write(ink.T.tobytes())
                     widths.append(ink.shape[1])
@@ -80,14 +85,16 @@ def keep(
     return Lines(folder)
 
 
-def rendered(faces: Sequence[Sequence[Path]], seed: int, numbers: range) -> list[tuple[np.ndarray, str]]:
-    """Ink and text of the lines of these numbers, each the same wherever it is made."""
+def rendered(
+    faces: Sequence[Sequence[Path]], seed: int, numbers: range, longest: int = WIDEST
+) -> list[tuple[np.ndarray, str]]:
+    """Ink, at most `longest` wide, and text of the lines of these numbers, each the same wherever it is made."""
     made = []
     for number in numbers:
         rng = np.random.default_rng((seed, number))
         family = faces[int(rng.integers(len(faces)))]
         text = vietnamese.line(rng, CHARACTERS)
-        made.append(render.draw(text, family[int(rng.integers(len(family)))], HEIGHT, rng, WIDEST))
+        made.append(render.draw(text, family[int(rng.integers(len(family)))], HEIGHT, rng, longest))
     return made
 
 
@@ -182,7 +189,7 @@ class TrainSet:
         """Lines get longer over the first steps: attention finds its way on short ones."""
         schedule, sampling = self.stage.schedule, self.stage.sampling
         share = step / (sampling.growing * schedule.epochs * schedule.steps + 1)
-        return sampling.first + (WIDEST - sampling.first) * min(1.0, share)
+        return sampling.first + (sampling.widest - sampling.first) * min(1.0, share)
 
     @torch.inference_mode()
     def watch(self, module: nn.Module) -> dict[str, float]:
@@ -238,15 +245,15 @@ def train_set(
     sampling, seed = stage.sampling, stage.schedule.seed
     learned, kept = split_fonts(Path(sampling.fonts), sampling.held_out_fonts)
 
-    def made(faces: list[list[Path]], count: int, seed: int) -> Lines:
-        key = json.dumps([[[str(path) for path in family] for family in faces], count, seed])
+    def made(faces: list[list[Path]], count: int, seed: int, longest: int) -> Lines:
+        key = json.dumps([[[str(path) for path in family] for family in faces], count, seed, longest])
         folder = samples / f"lines-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-        return keep(count, faces, seed, folder, progress)
+        return keep(count, faces, seed, folder, longest, progress)
 
     real = real_lines(data, sampling) if sampling.real else []
-    lines = made(learned, sampling.synthetic, seed)
+    lines = made(learned, sampling.synthetic, seed, sampling.widest)
     order = np.argsort(lines.widths, kind="stable")
-    return TrainSet(lines, order, real, made(kept, sampling.watched, seed + 1), stage)
+    return TrainSet(lines, order, real, made(kept, sampling.watched, seed + 1, WIDEST), stage)
 
 
 def real_lines(data: Path, sampling: Sampling) -> list[tuple[np.ndarray, str]]:
