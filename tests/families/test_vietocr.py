@@ -26,12 +26,17 @@ from octavo.models.vietocr.predict import (
     STEP,
     WHOLE,
     Settings,
+    agreed,
     beam,
     fitted,
     greedy,
+    likelihoods,
+    log_softmax,
     pieces,
     predict,
     read_lines,
+    spell,
+    spelling,
 )
 from octavo.models.vietocr.recipe import RECIPES, Sampling, Weights
 from octavo.models.vietocr.vocabulary import CHARACTERS, END, NUMBERS, PADDING, SIZE, START, decode, encode
@@ -153,6 +158,12 @@ def test_kept_lines_are_those_that_were_drawn(faces: list[Path], lines: data.Lin
         assert lines.texts[number] == text
 
 
+def test_lines_to_learn_from_are_as_wide_as_is_asked(faces: list[Path], tmp_path: Path) -> None:
+    wide, narrow = (data.keep(20, [faces], 5, tmp_path / str(longest), longest) for longest in (512, 200))
+    assert wide.widths.max() > 200 >= narrow.widths.max()
+    assert all(text.startswith(start) for text, start in zip(wide.texts, narrow.texts, strict=True))
+
+
 def test_batches_have_one_width_and_the_numbers_of_their_texts(lines: data.Lines) -> None:
     samples = train_set(lines, growing=0.0)
     (pixels, told), targets = samples.batch((0, 0, 50), 4)
@@ -170,8 +181,8 @@ def test_lines_grow_over_the_first_steps(lines: data.Lines) -> None:
     samples = train_set(lines, first=96, growing=0.5)
     steps = samples.stage.schedule.epochs * samples.stage.schedule.steps
     assert samples.widest(0) == 96
-    assert samples.widest(steps // 4) == pytest.approx((96 + 512) / 2, abs=1)
-    assert samples.widest(steps) == 512
+    assert samples.widest(steps // 4) == pytest.approx((96 + 416) / 2, abs=1)
+    assert samples.widest(steps) == 416
 
 
 def test_labels_with_unknown_characters_are_refused(tmp_path: Path) -> None:
@@ -449,6 +460,42 @@ def test_greedy_takes_the_likeliest_and_beams_the_likeliest_text() -> None:
     assert math.exp(log_p) == pytest.approx(0.4, rel=1e-4)
 
 
+def test_spelling_is_the_training_loss() -> None:
+    """The probability of a text by its places, against torch's CTC; doubled letters, no letters, and what can't be."""
+    logits = torch.randn(1, 5, SIZE, generator=torch.Generator().manual_seed(2))
+    log_p = log_softmax(logits[0].numpy())
+    for text in ([A], [A, B], [A, A], [A, A, A], [B, A, B, A, B]):
+        wanted = -len(text) * float(places_loss(logits, torch.tensor([[*text, END]])))
+        assert spelling(log_p, [*text, END]) == pytest.approx(wanted, rel=1e-5)
+    assert spelling(log_p, [END]) == pytest.approx(log_p[:, PADDING].sum(), rel=1e-9)
+    assert spelling(log_p, [A, A, A, A, END]) == -math.inf  # needs seven places
+
+
+def test_places_spell_a_text() -> None:
+    assert decode(spell(np.array([PADDING, A, A, PADDING, A, B, B, START]))) == "aab"
+    assert spell(np.full(4, PADDING)) == [END]
+
+
+def test_texts_that_are_told_are_as_likely_as_when_they_are_written() -> None:
+    table = Table({START: {A: 0.6, B: 0.4}, A: {END: 0.3, A: 0.7}, B: {END: 1.0}})
+    logs = likelihoods(table, np.zeros((2, 1), np.float32), [], [[A, A, END], [B, END]])
+    assert np.exp(logs) == pytest.approx([0.6 * 0.7 * 0.3, 0.4], rel=1e-4)
+
+
+@pytest.mark.parametrize(("sure", "weight", "read"), [(0.9, 1.0, "b"), (0.45, 1.0, "a"), (0.45, 9.0, "b")])
+def test_the_likelier_of_two_readings_is_taken(sure: float, weight: float, read: str) -> None:
+    """The decoder holds a for likelier than b, 6 to 4; the places b than a, `sure` to .4."""
+    table = Table({START: {A: 0.6, B: 0.4}})
+    p = np.full((1, 1, SIZE), 1e-9, np.float32)
+    p[0, 0, [A, B]] = 0.4, sure
+    found = greedy(table, STATE, [], 5)
+    assert decode(found[0][0]) == "a"
+    ((text, log_p),) = agreed(table, STATE, [], np.log(p), found, Settings(places=weight))
+    assert decode(text) == read
+    assert math.exp(log_p) == pytest.approx({"a": 0.6, "b": 0.4}[read], rel=1e-4)  # the decoder's
+    assert agreed(table, STATE, [], np.log(p), [([B, END], -1.0)], Settings()) == [([B, END], -1.0)]
+
+
 def test_longest_ends_a_text() -> None:
     endless = Table({START: {A: 1.0}, A: {A: 1.0}})
     assert decode(greedy(endless, STATE, [], 5)[0][0]) == "aaaaa"
@@ -460,6 +507,7 @@ def test_longest_ends_a_text() -> None:
     [
         ({"beams": 0}, "beams"),
         ({"longest": 0}, "longest"),
+        ({"places": -1.0}, "places"),
         ({"min_face": 3}, "no setting min_face; they have"),
     ],
 )
@@ -492,6 +540,7 @@ def test_lines_read_together_are_read_as_alone(small: Path) -> None:
     images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((32, 60), (20, 90), (32, 61), (30, 700))]
     settings = Settings(longest=6)
     together = read_lines(images, model.run, settings)
+    assert read_lines(images, model.run, Settings(longest=6, places=0)) != together  # it has a second opinion
     for image, text in zip(images, together, strict=True):
         alone = predict(image, model.run, settings)
         assert alone.text == text.text

@@ -73,7 +73,9 @@ def keep(
             (temporary / "ink.bin").open("wb") as file,
             ProcessPoolExecutor(min(len(chunks), os.cpu_count() or 1), context) as pool,
         ):
-            for done, drawn in enumerate(pool.map(partial(rendered, faces, seed, longest=longest), chunks), 1):
+            for done, drawn in enumerate(
+                pool.map(partial(rendered, faces, seed, longest=longest), chunks), 1
+            ):
                 for ink, text in drawn:
                     file.write(ink.T.tobytes())
                     widths.append(ink.shape[1])

@@ -1,12 +1,13 @@
 """VietOCR: a convolutional network looks along the line, a sequence model writes what it saw, character by character.
 
     cnn       pixels (n, 3, 32, W)                 -> features (n, T, 256), from left to right
-    encoder   features                             -> state, and the memory that the decoder looks at
+    encoder   features                             -> state, the memory that the decoder looks at[, places]
     decoder   number (n,), state, *memory          -> logits (n, 233) of the next character, state
 
 Three networks, so that each can be quantized in its own way and run from its own file: the CNN is nearly all of the
 arithmetic and sees pixels; the decoder runs once for each character of the line. What `encoder` returns first is
-the decoder's `state`, which each step replaces; the rest stays the same for the whole line.
+the decoder's `state`, which each step replaces; the memory stays the same for the whole line. The small one's encoder
+also says by itself what stands at each place, logits (n, T, 233): a second opinion (predict.py).
 
     vietocr-seq2seq      VGG19 with batch normalisation (Simonyan & Zisserman 2014, arXiv 1409.1556) whose pooling
                          keeps the width, a GRU in both directions, and a GRU with additive attention (Bahdanau
@@ -96,24 +97,26 @@ class SmallCnn(nn.Module):
 
 
 class RecurrentEncoder(nn.Module):
-    """features (n, T, 256) -> state (n, h), memory (n, T, 2 h), keys (n, T, h).
+    """features (n, T, 256) -> state (n, h), memory (n, T, 2 h), keys (n, T, h)[, places (n, T, 233)].
 
     Attention compares a query with a key for each place, w · tanh(q(state) + k(memory)): the keys are the same for
     all characters of a line, so they are made here and not at each step.
     """
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, places: bool) -> None:
         super().__init__()
         self.gru = nn.GRU(FEATURES, hidden, bidirectional=True, batch_first=True)
         self.bridge = nn.Linear(2 * hidden, hidden)
         self.keys = nn.Linear(2 * hidden, hidden)
+        self.places = nn.Linear(2 * hidden, SIZE) if places else None
         self.dropout = nn.Dropout(DROPOUT)
         self.width = 2 * hidden
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         memory, last = self.gru(self.dropout(features))
         state = torch.tanh(self.bridge(torch.cat([last[0], last[1]], 1)))
-        return state, memory, self.keys(memory)
+        found = state, memory, self.keys(memory)
+        return found if self.places is None else (*found, self.places(memory))
 
 
 class RecurrentDecoder(nn.Module):
@@ -253,28 +256,35 @@ class TransformerDecoder(nn.Module):
 
 def build(variant: str) -> dict[str, nn.Module]:
     """The three networks of a variant, with fresh weights."""
-    cnn = SmallCnn() if variant == "vietocr-small" else Vgg()
+    small = variant == "vietocr-small"
+    cnn = SmallCnn() if small else Vgg()
     if variant == "vietocr-transformer":
         return {"cnn": cnn, "encoder": TransformerEncoder(), "decoder": TransformerDecoder()}
     hidden = HIDDEN[variant]
-    return {"cnn": cnn, "encoder": RecurrentEncoder(hidden), "decoder": RecurrentDecoder(hidden)}
+    return {
+        "cnn": cnn,
+        "encoder": RecurrentEncoder(hidden, places=small),  # the published weights have none
+        "decoder": RecurrentDecoder(hidden),
+    }
 
 
 class Reader(nn.Module):
     """The three networks while they learn together, each next character from the right ones before it.
 
     (pixels (n, 3, 32, W), numbers (n, L)) -> logits (n, L, 233) and, for the places of the encoder's memory, logits
-    (n, T, 233) of what stands there (see loss.py). `places` belongs to a training, not to the model.
+    (n, T, 233) of what stands there (see loss.py). Where the encoder doesn't say them, a layer of the training's own
+    does, which is no part of the model.
     """
 
     def __init__(self, cnn: nn.Module, encoder: Any, decoder: nn.Module) -> None:
         super().__init__()
         self.cnn, self.encoder, self.decoder = cnn, encoder, decoder
-        self.places: nn.Module | None = nn.Linear(encoder.width, SIZE)
+        self.places: nn.Module | None = None if says_places(encoder) else nn.Linear(encoder.width, SIZE)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         pixels, numbers = inputs
         state, *memory = (x.float() for x in self.encoder(self.cnn(pixels)))
+        said = [memory.pop()] if says_places(self.encoder) else []
         with torch.autocast(
             pixels.device.type, enabled=False
         ):  # a chain of many small steps gains nothing from it
@@ -282,8 +292,14 @@ class Reader(nn.Module):
             for number in numbers.unbind(1):
                 one, state = self.decoder(number, state, *memory)
                 logits.append(one)
-            text = torch.stack(logits, 1)
-            return (text,) if self.places is None else (text, self.places(memory[0]))
+            if self.places is not None:
+                said = [self.places(memory[0])]
+            return (torch.stack(logits, 1), *said)
+
+
+def says_places(encoder: nn.Module) -> bool:
+    """Whether the last that an encoder says is what stands at each place."""
+    return getattr(encoder, "places", None) is not None
 
 
 def joined(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -296,7 +312,7 @@ def finish(module: nn.Module, stage: Stage) -> None:
 
 
 def resume(module: Reader, stage: Stage) -> None:
-    """What was trained before has no need of `places` any more, and fresh ones would only disturb it."""
+    """What was trained before has no need of places of the training's own, and fresh ones would only disturb it."""
     module.places = None
 
 

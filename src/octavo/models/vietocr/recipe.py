@@ -41,8 +41,7 @@ class Sampling:
 class Weights:
     """Weights of the losses."""
 
-    # Places of the encoder learn by themselves what stands there (Kim et al. 2017, arXiv 1609.06773: .2 to .5); in
-    # training only.
+    # Places of the encoder learn by themselves what stands there (Kim et al. 2017, arXiv 1609.06773: .2 to .5).
     places: float = 0.3
     smoothing: float = 0.1  # of the labels: VietOCR
 
@@ -108,9 +107,10 @@ def networks(variant: str) -> dict[str, Network | Arrays]:
         state = ((2, hidden), {0: "lines"})
         widths = {"memory": 2 * hidden, "keys": hidden}
         memory = {name: ((2, 64, width), {0: "lines", 1: "places"}) for name, width in widths.items()}
+    said = ("places",) if variant == "vietocr-small" else ()
     return {
         "cnn": CNN,
-        "encoder": Arrays({"features": FEATURES}, ("state", *memory)),
+        "encoder": Arrays({"features": FEATURES}, ("state", *memory, *said)),
         "decoder": Arrays(
             {"number": number, "state": state, **memory}, ("logits", "next_state"), whole=("number",)
         ),
