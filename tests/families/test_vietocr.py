@@ -569,13 +569,16 @@ def test_parts_are_quantized_by_different_means(small: Path, tmp_path: Path) -> 
 def test_exported_parts_compute_what_torch_computes(small: Path, tmp_path: Path) -> None:
     root = data_set(tmp_path, ["a", "b", "c"])
     both = verbs.quantize(small, root, tmp_path / "both", images=2)
-    _, parities, _ = verbs.export(both, images=[root / "0.png"])
+    _, parities, lowered = verbs.export(both, images=[root / "0.png"])
+    assert all(lowered[f"{name}.openvino"].parity.ok for name in ("encoder", "decoder"))
     assert {name: parity.ok for name, parity in parities.items()} == dict.fromkeys(
         ("cnn", "encoder", "decoder"), True
     )
     sizes = {name: (both / f"{name}.onnx").stat().st_size for name in parities}
     floats = {name: (small / f"{name}.pt").stat().st_size for name in parities}
     assert sum(sizes.values()) < 0.3 * sum(floats.values())
+    forms = sum(path.stat().st_size for path in both.glob("*.openvino.onnx"))
+    assert forms < 0.01 * sum(sizes.values())  # the integers are there once
     image = cv2.imread(str(root / "1.png"))
     in_torch, exported = (verbs.load(both, b)(image, longest=4) for b in ("torch", "onnxruntime"))
     assert exported.text == in_torch.text

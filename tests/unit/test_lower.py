@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from octavo.folder import FolderError
 onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
 
+from octavo.export import align_file  # noqa: E402
 from octavo.lower import blocks, files, lower, write  # noqa: E402
 from octavo.lower.graph import Graph, Window  # noqa: E402
 from octavo.run.on_onnxruntime import open_network  # noqa: E402
@@ -413,6 +415,49 @@ def test_openvino_gets_silu_without_the_grids_inside(tmp_path: Path) -> None:
     (ours,), (theirs,) = run(lowered, tmp_path / "a.onnx", image), run(whole, tmp_path / "b.onnx", image)
     np.testing.assert_array_equal(ours, theirs)
     assert not np.array_equal(ours, run(split, tmp_path / "c.onnx", image)[0])
+
+
+def products(weights: list[int], zero: int = 0) -> Any:
+    """x (n, first) through products whose ranges are found at each call, as ONNX Runtime's tool writes them."""
+    net = Net(["n", weights[0]])
+    x = "x"
+    for inputs, outputs in pairwise(weights):
+        net.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], [f"{x}q", f"{x}s", f"{x}z"]))
+        weight = net.constant(net.rng.integers(-127, 128, (inputs, outputs), np.int8))
+        scale = net.constant(net.rng.uniform(0.001, 0.01, outputs).astype(np.float32))
+        zeros = net.constant(np.full(outputs, zero, np.int8))
+        total = net.add(
+            "Cast", net.add("MatMulInteger", f"{x}q", weight, f"{x}z", zeros), to=TensorProto.FLOAT
+        )
+        x = net.add("Mul", total, net.add("Mul", f"{x}s", scale))
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", weights[0]])]
+    told = [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["n", weights[-1]])]
+    graph = helper.make_graph(net.nodes, "g", given, told, net.constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def test_openvino_gets_products_of_floats_and_the_same_integers(tmp_path: Path) -> None:
+    plain = products([64, 48, 33])
+    onnx.save(plain, tmp_path / "net.onnx")
+    align_file(tmp_path / "net.onnx")
+    assert write(tmp_path / "net.onnx", "openvino") == ["2 products of floats and stored integers"]
+    assert (tmp_path / "net.openvino.onnx").stat().st_size < 1500  # of 4,656 weights
+    x = np.random.default_rng(1).standard_normal((5, 64), np.float32)
+    values = [onnx.numpy_helper.to_array(c) for c in plain.graph.initializer]
+    wanted = x @ (values[0] * values[1]) @ (values[3] * values[4])
+    (ours,) = ReferenceEvaluator(lower(plain, "openvino")[0]).run(None, {"x": x})
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+    for name in (
+        "net.onnx",
+        "net.openvino.onnx",
+    ):  # in ONNX Runtime, which rounds the inputs of both in its own way
+        (rounded,) = open_network(tmp_path / name, 1)(x)
+        assert 0 < np.abs(rounded - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_products_of_weights_with_a_zero_point_stay_integers() -> None:
+    plain = products([8, 8], zero=3)
+    assert lower(plain, "openvino") == (plain, [])
 
 
 def test_a_sigmoid_that_is_no_silu_keeps_its_grids() -> None:

@@ -5,7 +5,7 @@ parity(network, "pnet.onnx", batches)
 """
 
 from octavo.export.parity import FLOAT_BETWEEN, VERDICTS, OutputParity, Parity, parity
-from octavo.export.to_onnx import OPSET, TARGETS, Then, export
+from octavo.export.to_onnx import OPSET, TARGETS, Then, align_file, export
 
 __all__ = [
     "FLOAT_BETWEEN",
@@ -15,6 +15,7 @@ __all__ = [
     "OutputParity",
     "Parity",
     "Then",
+    "align_file",
     "export",
     "parity",
 ]

@@ -71,7 +71,7 @@ def export(
     model = _to_onnx(network, example, dict(dynamic or {}))
     _name_interface(model, outputs, dict(dynamic or {}))
     _shrink(model)
-    _align(model)
+    align(model)
     onnx.checker.check_model(model)
     data = model.SerializeToString(deterministic=True)
     with atomic(path) as temporary:
@@ -373,7 +373,7 @@ def _shrink(model: Any) -> None:
             graph.initializer.remove(constant)
 
 
-def _align(model: Any) -> None:
+def align(model: Any) -> None:
     """Put the values of float32 and int32 constants at multiples of 4 in the file.
 
     So another file may refer to them (octavo.lower.files): runtimes map such bytes and read them in place. They
@@ -403,6 +403,18 @@ def _align(model: Any) -> None:
     start = words[0].SerializeToString(deterministic=True)
     while (model.SerializeToString(deterministic=True).index(start) + len(start)) % 4:
         graph.name += "g"
+
+
+def align_file(path: str | os.PathLike[str]) -> None:
+    """The same for a file of another tool, whose constants may keep their values elsewhere in the record."""
+    import onnx
+
+    model = onnx.load(path)
+    for constant in model.graph.initializer:
+        constant.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant), constant.name))
+    align(model)
+    with atomic(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _short(name: str, names: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ NAME.RUNTIME.onnx where rewrites pay, which octavo.run prefers.
     model, done = lower("pnet.onnx", "onnxruntime", multiple=2)
     write("pnet.onnx", "onnxruntime", multiple=2)          pnet.onnxruntime.onnx beside it, see files.py
 
-All are exact but one, silu.py, which leaves roundings out. They find their pattern by operators and shapes, in Q/DQ
+All are exact but those for OpenVINO, which leave roundings out. They find their pattern by operators and shapes, in
 graphs as octavo.export writes them for target cpu.
 """
 
@@ -30,10 +30,11 @@ from typing import Any
 #   heads        1.19     -       -
 #
 # OpenVINO keeps the plain graph: its kernels take 3 channels, and it carries out every Transpose (.4 to .9). But it
-# fuses a layer with its SiLU where no grid stands between them: YOLOv5-n 1.3 (results/yolov5_speed.csv).
+# fuses a layer with its SiLU where no grid stands between them: YOLOv5-n 1.3 (results/yolov5_speed.csv); and products
+# whose ranges are found at each call are faster in float there: a reader's line 1.3 (results/vietocr_speed.csv).
 REWRITES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("prelu", "pad", "phases", "columns", "heads"),
-    "openvino": ("silu",),
+    "openvino": ("silu", "found"),
 }
 
 

@@ -393,4 +393,8 @@ def to_onnx(
     finally:
         log.setLevel(level)
     assert program is not None
-    program.save(str(Path(path)))
+    written = program.model_proto
+    for part in (written, written.graph, *written.graph.node, *written.graph.input, *written.graph.output):
+        del part.metadata_props[:]  # where in torch each came from
+    del written.graph.value_info[:]
+    Path(path).write_bytes(written.SerializeToString(deterministic=True))

@@ -29,7 +29,7 @@ def write(
     """
     import torch
 
-    from octavo.export import export
+    from octavo.export import align_file, export
     from octavo.lower.dynamic import dynamic
     from octavo.lower.stored import stored
     from octavo.quantize.dynamic import finds_ranges, is_dynamic, to_onnx
@@ -54,6 +54,7 @@ def write(
         dynamic(path, path)
     if is_dynamic(module):
         stored(path, path)
+        align_file(path)
 
 
 def example(like: Network | Arrays, seed: int = 0) -> tuple[np.ndarray, ...]:
