@@ -29,7 +29,7 @@ def _in_float(graph: Graph, product: Any) -> bool:
         return False
     cast = graph.only_reader(product.output[0], "Cast")
     scaled = graph.only_reader(cast.output[0], "Mul") if cast is not None else None
-    if scaled is None:
+    if cast is None or scaled is None:
         return False
     scales = graph.producer(next(name for name in scaled.input if name != cast.output[0]))
     scale = next((n for n in scales.input if n in graph.constants), None) if scales is not None else None
