@@ -282,8 +282,8 @@ TABLES = {
     ),
     "readers": Table(
         "vietocr_accuracy.csv",
-        ("model", "data", "lines", "exact", "CER", "WER", "as the first", "beams", "MB"),
-        ("model", "data", "split", "backend", "beams"),
+        ("model", "data", "split", "lines", "exact", "CER", "WER", "as the first", "beams", "places", "MB"),
+        ("model", "data", "split", "backend", "beams", "places"),
         digits=4,
     ),
     "reader-forms": Table(

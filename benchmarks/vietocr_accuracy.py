@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--split", default="val", help="train, val or both")
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--places", type=float, default=1.0, help="weight of the second opinion; 0: none")
     options = parser.parse_args()
     splits = ("train", "val") if options.split == "both" else (options.split,)
     lines = [line for split in splits for line in text.read(options.data, split)]
@@ -32,7 +33,8 @@ def main() -> None:
     first = None
     for place in options.models:
         model = verbs.load(place, options.backend)
-        read = read_lines(pictures, model.run, model.settings(beams=options.beams))
+        settings = model.settings(beams=options.beams, places=options.places)
+        read = read_lines(pictures, model.run, settings)
         first = first or read
         found = {line.name: one for line, one in zip(lines, read, strict=True)}
         measured = text.measure(lines, found)
@@ -43,6 +45,7 @@ def main() -> None:
                 "weights": common.weights(place),
                 "backend": options.backend,
                 "beams": options.beams,
+                "places": options.places,
                 "lines": len(lines),
                 "exact": measured["exact"]["all"],
                 "CER": measured["cer"],

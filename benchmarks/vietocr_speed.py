@@ -83,7 +83,8 @@ def made(model: str, form: str, keep: tuple[str, ...] | None, place: Path) -> Pa
 def measure(model: str, forms: dict[str, Path], backend: str, options: Any) -> None:
     line = line_of(LINE)
     opened = {form: verbs.load(path, backend) for form, path in forms.items()}
-    settings = next(iter(opened.values())).settings(longest=options.characters)
+    # places=0: what is written is without end, so that the second opinion would differ always and not now and then
+    settings = next(iter(opened.values())).settings(longest=options.characters, places=0)
 
     def look(pixels: np.ndarray, run: Any) -> list[int]:
         """As many characters as wanted: the end is not listened to."""
