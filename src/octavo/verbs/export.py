@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,11 +54,9 @@ def export(
     Returns the folder, {network: parity} and {"NETWORK.RUNTIME": what was done to it}.
     """
     need_torch()
-    from octavo.export import FLOAT_BETWEEN, Then, parity
+    from octavo.export import Then, parity
     from octavo.lower import REWRITES
     from octavo.lower import write as write_lowered
-    from octavo.quantize import without_grids_inside
-    from octavo.quantize.dynamic import float_twin, is_dynamic
     from octavo.quantize.dynamic import half as halved
 
     path = folder.find(model)
@@ -102,14 +100,7 @@ def export(
                 if done := write_lowered(stage / f"{name}.onnx", runtime, multiple):
                     form = f"{name}.{runtime}"
                     file = stage / f"{form}.onnx"
-                    if runtime != "openvino":
-                        same = check(module, file)
-                    elif is_dynamic(
-                        module
-                    ):  # leaves out the rounding of inputs (lower/found.py), as its twin does
-                        same = check(float_twin(module), file)
-                    else:  # leaves out grids (lower/silu.py), as its network in torch can
-                        same = check(without_grids_inside(module), file, steps=FLOAT_BETWEEN)
+                    same = _of_form(check, module, file, runtime)
                     lowered[form] = Lowered(tuple(done), same)
         folder.write_info(stage, folder.continued(info))
     for name in modules:
@@ -117,6 +108,20 @@ def export(
             if path.stem not in lowered:  # of an earlier export
                 path.unlink()
     return out_path, parities, lowered
+
+
+def _of_form(check: Callable[..., Parity], module: nn.Module, file: Path, runtime: str) -> Parity:
+    """A form for OpenVINO leaves out roundings: it is compared with the network in torch that does as well."""
+    from octavo.export import FLOAT_BETWEEN
+    from octavo.quantize import without_grids_inside
+    from octavo.quantize.dynamic import float_twin, is_dynamic
+
+    if runtime != "openvino":
+        return check(module, file)
+    if not is_dynamic(module):  # lower/silu.py
+        return check(without_grids_inside(module), file, steps=FLOAT_BETWEEN)
+    # lower/found.py; ONNX Runtime and OpenVINO round the inputs of stored integers all the same, in ways of their own
+    return check(float_twin(module), file, steps=FLOAT_BETWEEN)
 
 
 def _decoding(family: str) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
