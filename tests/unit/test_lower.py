@@ -384,6 +384,35 @@ def test_free_sides_are_not_taken_for_even() -> None:
     assert lower(plain, multiple=2)[1] != []
 
 
+@pytest.mark.parametrize("kernel", [(2, 2), (2, 1), (3, 3)])
+def test_average_pools_are_depthwise_convolutions(kernel: tuple[int, int], tmp_path: Path) -> None:
+    net = Net([1, 3, "h", "w"])
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (16, 3, 3, 3))), 0.02)
+    x = net.add("AveragePool", x, kernel_shape=kernel, strides=kernel)
+    x = net.add("Relu", net.layer("Conv", net.round(x, 0.013), (16, 16, 1, 1)))
+    plain = net.model(net.round(x, 0.03))
+    lowered, done = lower(plain, rewrites=["pools"])
+    assert done == ["1 average pool as depthwise convolution"]
+    assert [n.op_type for n in lowered.graph.node].count("AveragePool") == 0
+    image = noise(1, 3, 31, 45)  # what is left over at the edges is left out
+    (ours,), (theirs,) = run(lowered, tmp_path / "a.onnx", image), run(plain, tmp_path / "b.onnx", image)
+    assert ours.any()
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_other_average_pools_stay() -> None:
+    for given in ({"pads": [1, 1, 1, 1]}, {"ceil_mode": 1}, {"auto_pad": "SAME_UPPER"}):
+        net = Net([1, 3, "h", "w"])
+        x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (16, 3, 3, 3))))
+        x = net.add("AveragePool", x, kernel_shape=[3, 3], strides=[2, 2], **given)
+        plain = net.model(net.round(x))
+        assert lower(plain, rewrites=["pools"]) == (plain, [])
+    net = Net([1, 3, "h", "w"])
+    x = net.round(net.add("Relu", net.layer("Conv", net.pixels(), (16, 3, 3, 3))))
+    plain = net.model(net.add("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]))  # read as floats
+    assert lower(plain, rewrites=["pools"]) == (plain, [])
+
+
 def test_openvino_keeps_the_plain_graph() -> None:
     net = Net([1, 3, 16, 16])
     plain = net.model(net.round(net.add("Relu", net.layer("Conv", net.pixels(), (10, 3, 3, 3)))))

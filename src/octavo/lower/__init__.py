@@ -28,12 +28,13 @@ from typing import Any
 #   phases       1.94     -       -
 #   columns       -      1.37    1.43
 #   heads        1.19     -       -
+#   pools         -       -       -       VietOCR's VGG19: 1.05
 #
 # OpenVINO keeps the plain graph: its kernels take 3 channels, and it carries out every Transpose (.4 to .9). But it
 # fuses a layer with its SiLU where no grid stands between them: YOLOv5-n 1.3 (results/yolov5_speed.csv); and products
 # whose ranges are found at each call are faster in float there: a reader's line 1.3 (results/vietocr_speed.csv).
 REWRITES: dict[str, tuple[str, ...]] = {
-    "onnxruntime": ("prelu", "pad", "phases", "columns", "heads"),
+    "onnxruntime": ("prelu", "pad", "phases", "columns", "pools", "heads"),
     "openvino": ("silu", "found"),
 }
 
