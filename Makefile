@@ -1,4 +1,4 @@
-# make demo    detect faces in the sample photographs with the embedded INT8 model (base install, no torch)
+# make demo    faces in the sample photographs, words in the sample lines, by embedded INT8 models (no torch)
 # make test    linters, types and all tests (everything installed)
 # make lint    only the linters and types          make clean    remove what these made
 #
@@ -37,7 +37,8 @@ SOURCES := $(shell find src -type f ! -path '*/__pycache__/*' ! -path '*.egg-inf
 	touch $@
 
 demo: .venv-demo/stamp
-	.venv-demo/bin/octavo predict mtcnn-relu $(PHOTOS) --min-face 12 --save out/demo
+	.venv-demo/bin/octavo predict mtcnn-relu $(PHOTOS)/*.jpg --min-face 12 --save out/demo
+	.venv-demo/bin/octavo predict vietocr-small $(PHOTOS)/text
 	@echo "Annotated photographs: out/demo"
 
 .venv-test/stamp: pyproject.toml

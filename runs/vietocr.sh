@@ -6,8 +6,8 @@
 #
 #   VARIANT=vietocr-small   or vietocr-seq2seq, vietocr-transformer
 #   SET="stages.reader.schedule.epochs=4 ..."             any numbers of the recipe (octavo recipe vietocr-small)
-#   PRECISION=bf16-mixed    of training (32-true)         SYNTHETIC=60000    lines rendered to learn from
-#   QAT="qat.epochs=0.2 qat.learning_rate=0.2"            how long and how fast it learns on integers
+#   PRECISION=bf16-mixed    of training (32-true)         SYNTHETIC=200000   lines rendered to learn from
+#   QAT="qat.epochs=0.04 qat.learning_rate=0.05"          how long and how fast it learns on integers
 #   IMAGES=200              lines to calibrate with       BACKENDS=onnxruntime,openvino
 #   OCTAVO=octavo           the command
 #
@@ -30,13 +30,13 @@ read -ra octavo <<< "${OCTAVO:-octavo}"
 
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
-changes=(--set "stages.reader.sampling.synthetic=${SYNTHETIC:-60000}")
+changes=(--set "stages.reader.sampling.synthetic=${SYNTHETIC:-200000}")
 [[ -n $data ]] || changes+=(--set stages.reader.sampling.real=0)
 for change in ${SET:-}; do
     changes+=(--set "$change")
 done
 qat=()
-for change in ${QAT:-qat.epochs=0.2 qat.learning_rate=0.2}; do
+for change in ${QAT:-qat.epochs=0.04 qat.learning_rate=0.05}; do
     qat+=(--set "$change")
 done
 
