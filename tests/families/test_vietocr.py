@@ -177,6 +177,18 @@ def test_batches_have_one_width_and_the_numbers_of_their_texts(lines: data.Lines
     assert all(decode(row.tolist()) in lines.texts for row in targets["next"])
 
 
+def test_processes_get_other_lines_of_one_width(lines: data.Lines) -> None:
+    samples = train_set(lines, growing=0.0)
+    widths = set()
+    for step in range(8):
+        (one, told), (other, told_other) = (samples.batch((0, rank, step), 4)[0] for rank in (0, 1))
+        assert one.shape[0] == other.shape[0]
+        assert abs(one.shape[3] - other.shape[3]) <= 4 * STEP  # 40 lines are few
+        assert told.shape != told_other.shape or not torch.equal(told, told_other)
+        widths.add(one.shape[3])
+    assert len(widths) > 2
+
+
 def test_lines_grow_over_the_first_steps(lines: data.Lines) -> None:
     samples = train_set(lines, first=96, growing=0.5)
     steps = samples.stage.schedule.epochs * samples.stage.schedule.steps

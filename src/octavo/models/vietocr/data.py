@@ -167,10 +167,13 @@ class TrainSet:
         neighbours by width, so that little is padded.
         """
         rng = np.random.default_rng(seed)
+        # Without the rank: at each step all processes get lines of about one width, so that none waits for another.
+        common = np.random.default_rng((seed[0], seed[-1]))
         sampling = self.stage.sampling
-        if self.real and rng.random() < sampling.real:
+        real, place = self.real and common.random() < sampling.real, common.random()
+        if real:
             widths = np.array([picture.shape[1] for picture, _ in self.real])
-            chosen = neighbours(widths, WIDEST, count * sampling.width, rng)
+            chosen = neighbours(widths, WIDEST, count * sampling.width, place, rng)
             pictures = [self.real[i][0] for i in chosen]
             wide = max(picture.shape[1] for picture in pictures)
             pixels = np.stack(
@@ -178,9 +181,8 @@ class TrainSet:
             )
             texts = [self.real[i][1] for i in chosen]
         else:
-            near = neighbours(
-                self.lines.widths[self.order], self.widest(seed[-1]), count * sampling.width, rng
-            )
+            widths, widest = self.lines.widths[self.order], self.widest(seed[-1])
+            near = neighbours(widths, widest, count * sampling.width, place, rng)
             numbers = self.order[near]
             texts = [self.lines.texts[i] for i in numbers]
             pixels = pages([self.lines[i] for i in numbers], rng)
@@ -203,16 +205,20 @@ class TrainSet:
         return {"exact": of_all.exact / of_all.lines, "cer": of_all.cer or 0.0}
 
 
-def neighbours(widths: np.ndarray, widest: float, pixels: int, rng: np.random.Generator) -> np.ndarray:
+def neighbours(
+    widths: np.ndarray, widest: float, pixels: int, place: float, rng: np.random.Generator
+) -> np.ndarray:
     """Numbers of sorted widths that lie near to one another, at most `widest`, so many that they have these columns.
 
-    They are drawn from twice as many, so that a batch is not always the same.
+    place: which widths, from 0, the first, to 1, the last. They are drawn from twice as many and more, so that a batch
+    is not always the same, and processes at one place get different ones.
     """
     there = max(1, int(np.searchsorted(widths, widest, "right")))
-    middle = int(rng.integers(there))
+    middle = min(int(place * there), there - 1)
     count = max(8, pixels // padded(int(widths[middle])))
-    start = max(0, min(middle - count, there - 2 * count))
-    window = np.arange(start, min(len(widths), start + 2 * count))
+    more = max(2 * count, len(widths) // 200)
+    start = max(0, min(middle - more // 2, there - more))
+    window = np.arange(start, min(len(widths), start + more))
     return rng.choice(window, min(count, len(window)), replace=False)
 
 
