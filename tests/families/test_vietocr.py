@@ -578,6 +578,25 @@ def test_parts_are_quantized_by_different_means(small: Path, tmp_path: Path) -> 
     assert folder.read_info(sequence)["calibration"] is None
 
 
+def test_weights_alone_are_stored(small: Path, tmp_path: Path) -> None:
+    from octavo.quantize.dynamic import WeightOnly
+
+    whole = verbs.quantize(small, out=tmp_path / "stored", level=1, store=["*"])
+    assert isinstance(load_modules(whole)["decoder"].out, WeightOnly)
+    _, parities, lowered = verbs.export(whole)
+    assert all(parity.ok for parity in parities.values())
+    assert not lowered
+    written = sum((whole / f"{name}.onnx").stat().st_size for name in parities)
+    assert written < 0.3 * sum((small / f"{name}.pt").stat().st_size for name in parities)
+    part = verbs.quantize(small, out=tmp_path / "part", level=1, store=["decoder/*"], keep_float=["cnn/*"])
+    forms = load_modules(part)
+    assert isinstance(forms["cnn"].reduce, nn.Conv2d)
+    assert isinstance(forms["decoder"].out, WeightOnly)
+    assert not isinstance(forms["encoder"].keys, WeightOnly)
+    with pytest.raises(ValueError, match=r"NETWORK/LAYER.*not 'decodr/\*'\. Did you mean decoder"):
+        verbs.quantize(small, out=tmp_path / "none", level=1, store=["decodr/*"])
+
+
 def test_exported_parts_compute_what_torch_computes(small: Path, tmp_path: Path) -> None:
     root = data_set(tmp_path, ["a", "b", "c"])
     both = verbs.quantize(small, root, tmp_path / "both", images=2)

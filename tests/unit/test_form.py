@@ -130,6 +130,11 @@ def test_a_grid_is_seen_from_the_numbers() -> None:
     assert found is not None
     assert np.array_equal(found[0], integers)
     assert np.allclose(found[1], scale[:, 0])
+    assert found[2] == 0
+    turned = on_grid((integers * scale).astype(np.float32).T)
+    assert turned is not None
+    assert np.array_equal(turned[0], integers.T)
+    assert turned[2] == 1
     assert on_grid(rng.standard_normal((6, 200))) is None
 
 

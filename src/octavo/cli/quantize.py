@@ -68,6 +68,13 @@ def quantize(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Layers to leave in float, such as face. Repeatable."),
     ] = None,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK/PATTERN",
+            help="Layers of which only the weights are integers, such as 'decoder/*', or '*'. Repeatable.",
+        ),
+    ] = None,
     set_: Changes = None,
     json: Json = False,
 ) -> None:
@@ -100,6 +107,7 @@ def quantize(
         rounding=rounding,
         correct_bias=correct_bias,
         keep_float=keep_float or (),
+        store=store or (),
         changes=set_ or (),
         **inside,
     )

@@ -35,14 +35,14 @@ def stored(path: str | PathLike[str], out: str | PathLike[str]) -> list[str]:
         weight = numpy_helper.to_array(constant)
         if weight.size < SMALLEST or (found := on_grid(weight)) is None:
             continue
-        integers, scale = found
+        integers, scale, axis = found
         name = constant.name
         parts = {"integers": integers, "scale": scale, "zero": np.zeros(len(scale), np.int8)}
         graph.initializer.remove(constant)
         graph.initializer.extend(numpy_helper.from_array(v, f"{name}_{k}") for k, v in parts.items())
         rows = name if integers.shape == weight.shape else f"{name}_rows"
         given = [f"{name}_{k}" for k in parts]
-        nodes.append(helper.make_node("DequantizeLinear", given, [rows], f"{name}_stored", axis=0))
+        nodes.append(helper.make_node("DequantizeLinear", given, [rows], f"{name}_stored", axis=axis))
         if rows != name:
             shape = numpy_helper.from_array(np.array(weight.shape, np.int64), f"{name}_shape")
             graph.initializer.append(shape)
@@ -57,16 +57,25 @@ def stored(path: str | PathLike[str], out: str | PathLike[str]) -> list[str]:
     return done
 
 
-def on_grid(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """int8 (rows, values) and a scale for each row, where each row is whole steps of its largest value / 127.
+def on_grid(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """int8, a scale for each row, and the rows' axis, where each row is whole steps of its largest value / 127.
 
-    Rows are those of the first axis, or of the first two (the directions of a recurrent layer, then its gates).
+    Rows are those of the first axis, of the first two, which become one (the directions of a recurrent layer, then its
+    gates), or of the second (of a MatMul, whose outputs come last).
     """
-    for axes in (1, 2) if weight.ndim > 2 else (1,):
-        rows = weight.reshape(int(np.prod(weight.shape[:axes])), -1)
-        scale = np.abs(rows).max(1) / STEPS
-        steps = rows / np.where(scale == 0, 1, scale)[:, None]
-        if np.abs(steps - np.round(steps)).max() <= OFF:
-            shape = weight.shape if axes == 1 else rows.shape
-            return np.round(steps).astype(np.int8).reshape(shape), scale.astype(np.float32)
-    return None
+    first = weight.reshape(len(weight), -1)
+    if (found := _steps(first)) is not None:
+        return found[0].reshape(weight.shape), found[1], 0
+    if weight.ndim > 2:
+        found = _steps(weight.reshape(int(np.prod(weight.shape[:2])), -1))
+        return None if found is None else (*found, 0)
+    found = _steps(first.T)
+    return None if found is None else (np.ascontiguousarray(found[0].T), found[1], 1)
+
+
+def _steps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    scale = np.abs(rows).max(1) / STEPS
+    steps = rows / np.where(scale == 0, 1, scale)[:, None]
+    if np.abs(steps - np.round(steps)).max() > OFF:
+        return None
+    return np.round(steps).astype(np.int8), scale.astype(np.float32)

@@ -32,12 +32,12 @@ def write(
     from octavo.export import align_file, export
     from octavo.lower.dynamic import dynamic
     from octavo.lower.stored import stored
-    from octavo.quantize.dynamic import finds_ranges, is_dynamic, to_onnx
+    from octavo.quantize.dynamic import finds_ranges, float_twin, is_dynamic, to_onnx
     from octavo.quantize.prepare import QuantModel
 
     if isinstance(like, Network):
         export(
-            module,
+            float_twin(module) if is_dynamic(module) else module,
             path,
             torch.zeros(like.shape),
             target=module.meta["scheme"].target if isinstance(module, QuantModel) else None,
@@ -46,6 +46,8 @@ def write(
             preprocessing=preprocessing,
             tail=tail,
         )
+        if is_dynamic(module):
+            stored(path, path)
         return
     free = [axes for _, axes in like.inputs.values()]
     arrays = [torch.from_numpy(array) for array in example(like)]

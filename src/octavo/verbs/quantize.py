@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo import folder
+from octavo.folder import did_you_mean
 from octavo.models import load_modules, part, save_module, scheme_for
 from octavo.models import networks as networks_of
 from octavo.verbs.extras import need_torch
@@ -53,6 +54,7 @@ def quantize(
     weight_bits: int = 8,
     weight_scales: str = "channel",
     keep_float: Iterable[str] = (),
+    store: Iterable[str] = (),
     equalize: bool = False,
     rounding: bool = False,
     correct_bias: bool = False,
@@ -66,7 +68,8 @@ def quantize(
     level: 1 to 4, see above; from 2 on `data` is needed. Each network is calibrated on what the float ones before
     it let through of `images` training images, unless its layers are the recipe's dynamic_layers. weight_scales: one
     per "channel", "tensor" or "group". keep_float adds name patterns of layers to the recipe's ("pnet/face" is one of
-    pnet alone); `scheme` goes to quantize.Scheme.for_target. equalize, rounding, correct_bias: the methods of
+    pnet alone); store those of layers of which only the weights are integers ("decoder/*", "*"): their network computes
+    in float. `scheme` goes to quantize.Scheme.for_target. equalize, rounding, correct_bias: the methods of
     quantize.equalize and quantize.rounding, in this order. changes go to `train`, at levels 3 and 4.
     """
     need_torch()
@@ -92,7 +95,7 @@ def quantize(
     scheme = {
         "input_range": ((0 - offset) * step, (255 - offset) * step),
         "dynamic": getattr(chosen_recipe, "dynamic_layers", ()),
-        "stored": getattr(chosen_recipe, "stored_layers", ()),
+        "stored": (*getattr(chosen_recipe, "stored_layers", ()), *_networks_named(store, info["networks"])),
     } | scheme
     scheme_ = Scheme.for_target(target, weight=weight, calibrator=calibrator, skip=skip, **scheme)
     chosen = {"equalize": equalize, "rounding": rounding, "correct_bias": correct_bias}
@@ -108,6 +111,19 @@ def quantize(
         made = train(start, data, out, changes=(*TRAINING[level], *changes), progress=training)
     assert made is not None, "all networks were trained"
     return made
+
+
+def _networks_named(patterns: Iterable[str], networks: Iterable[str]) -> tuple[str, ...]:
+    """The patterns of layers that are stored, each of which names its network or all of them."""
+    patterns, networks = tuple(patterns), tuple(networks)
+    for pattern in patterns:
+        network = pattern.partition("/")[0]
+        if pattern != "*" and network not in networks:
+            raise ValueError(
+                f"layers to store are named NETWORK/LAYER, with {', '.join(networks)}, or *, not {pattern!r}."
+                + did_you_mean(network, networks)
+            )
+    return patterns
 
 
 def _calibrated(
