@@ -2,8 +2,8 @@
 
     DequantizeLinear -> AveragePool -> grid      becomes      DequantizeLinear -> Conv(ones · 1/places) -> grid
 
-ONNX Runtime's pool of integers goes through floats, value by value: four of them are a tenth of the time of VGG19's 16
-convolutions in integers. Its depthwise convolution adds the integers in vectors.
+ONNX Runtime's pool of integers goes through floats: four of them are a twentieth of the time of VGG19, beside 16
+convolutions of integers. Its depthwise convolution adds the integers in vectors.
 """
 
 from __future__ import annotations
@@ -14,13 +14,8 @@ import numpy as np
 
 from octavo.lower.graph import Graph, attributes
 
-ALONG = (
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "Relu",
-    "MaxPool",
-    "AveragePool",
-)  # keep the number of channels
+# They keep the number of channels.
+ALONG = ("QuantizeLinear", "DequantizeLinear", "Relu", "MaxPool", "AveragePool")
 
 
 def apply(graph: Graph, multiple: int = 1) -> str | None:
@@ -36,7 +31,7 @@ def _as_layer(graph: Graph, pool: Any) -> bool:
     plain = {"kernel_shape", "strides", "count_include_pad", "ceil_mode", "pads", "auto_pad", "dilations"}
     free = not given.get("ceil_mode") and not any(given.get("pads", ())) and "auto_pad" not in given
     undilated = all(d == 1 for d in given.get("dilations", ()))
-    if given.keys() > plain or not free or not undilated or len(kernel) != 2:
+    if not given.keys() <= plain or not free or not undilated or len(kernel) != 2:
         return False
     x = graph.producer(pool.input[0])
     channels = _channels(graph, pool.input[0])
