@@ -2,8 +2,8 @@
 
     python benchmarks/vietocr_picture.py vietocr-small runs/lines docs/images/reader.png
 
-The first --lines of its val split that are no wider than --width pixels, in two columns. A wrong text is followed by the
-right one in grey.
+The first --lines of its val split that are no wider than --width pixels, in two columns. A wrong text is followed by
+the right one in grey.
 """
 
 from __future__ import annotations
