@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from octavo import folder, verbs
+from octavo import folder, images, verbs
 from octavo.data import render, vietnamese
 from octavo.models import load_modules, networks
 from octavo.models.vietocr import data, net
@@ -544,6 +544,31 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_module(module, place / f"{name}.pt")
     folder.write_info(place, float_info("vietocr-small", list(modules), RECIPES["vietocr-small"], "none"))
     return place
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("vietocr-small", "onnxruntime"), ("vietocr-small", "openvino"), ("vietocr-small-float", "torch")],
+)
+def test_embedded_readers_read_the_sample_lines(name: str, backend: str) -> None:
+    pytest.importorskip(backend)
+    found = verbs.evaluate(name, verbs.SAMPLES / "text", backend=backend)
+    assert found["images"] == 4
+    assert found["exact"]["all"] == 1
+    assert found["cer"] == 0
+
+
+def test_an_embedded_reader_needs_no_colour_and_no_black_on_white() -> None:
+    model = verbs.load("vietocr-small", "onnxruntime")
+    picture = images.read(verbs.SAMPLES / "text" / "line2.jpg")
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    others = [255 - picture, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), cv2.resize(picture, None, fx=3, fy=3)]
+    wanted = model(picture)
+    assert wanted.confidence > 0.8
+    assert [model(other).text for other in others] == [wanted.text] * 3
+    blank = model(np.full((40, 200, 3), 255, np.uint8))
+    assert len(blank.text) < 3
+    assert model(np.zeros((1, 1, 3), np.uint8)).confidence <= 1
 
 
 def test_lines_read_together_are_read_as_alone(small: Path) -> None:
