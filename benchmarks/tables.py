@@ -282,8 +282,21 @@ TABLES = {
     ),
     "readers": Table(
         "vietocr_accuracy.csv",
-        ("model", "data", "split", "lines", "exact", "CER", "WER", "as the first", "beams", "places", "MB"),
-        ("model", "data", "split", "backend", "beams", "places"),
+        (
+            "model",
+            "data",
+            "split",
+            "lines",
+            "exact",
+            "CER",
+            "WER",
+            "as the first",
+            "beams",
+            "places",
+            "doubt",
+            "MB",
+        ),
+        ("model", "data", "split", "backend", "beams", "places", "doubt"),
         digits=4,
     ),
     "reader-forms": Table(

@@ -25,7 +25,10 @@ def main() -> None:
     parser.add_argument("--split", default="val", help="train, val or both")
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--beams", type=int, default=1)
-    parser.add_argument("--places", type=float, default=1.0, help="weight of the second opinion; 0: none")
+    parser.add_argument("--places", type=float, help="weight of the second opinion; 0: none [as stored]")
+    parser.add_argument(
+        "--doubt", type=float, help="probability below which is looked again; 0: never [as stored]"
+    )
     options = parser.parse_args()
     splits = ("train", "val") if options.split == "both" else (options.split,)
     lines = [line for split in splits for line in text.read(options.data, split)]
@@ -33,7 +36,7 @@ def main() -> None:
     first = None
     for place in options.models:
         model = verbs.load(place, options.backend)
-        settings = model.settings(beams=options.beams, places=options.places)
+        settings = model.settings(beams=options.beams, places=options.places, doubt=options.doubt)
         read = read_lines(pictures, model.run, settings)
         first = first or read
         found = {line.name: one for line, one in zip(lines, read, strict=True)}
@@ -45,7 +48,8 @@ def main() -> None:
                 "weights": common.weights(place),
                 "backend": options.backend,
                 "beams": options.beams,
-                "places": options.places,
+                "places": settings.places,
+                "doubt": settings.doubt,
                 "lines": len(lines),
                 "exact": measured["exact"]["all"],
                 "CER": measured["cer"],

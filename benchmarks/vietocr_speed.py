@@ -29,7 +29,7 @@ from octavo import folder, images, verbs
 from octavo.evaluate import record
 from octavo.models import save_module
 from octavo.models.vietocr.net import build
-from octavo.models.vietocr.predict import written
+from octavo.models.vietocr.predict import looks_at
 from octavo.models.vietocr.vocabulary import END
 from octavo.run.bench import Candidate, bench
 from octavo.verbs.float_model import float_info
@@ -83,14 +83,15 @@ def made(model: str, form: str, keep: tuple[str, ...] | None, place: Path) -> Pa
 def measure(model: str, forms: dict[str, Path], backend: str, options: Any) -> None:
     line = line_of(LINE)
     opened = {form: verbs.load(path, backend) for form, path in forms.items()}
-    # places=0: what is written is without end, so that the second opinion would differ always and not now and then
+    # places=0: what is written is without end, so that the second opinion would differ always and not now and then;
+    # and one look
     settings = next(iter(opened.values())).settings(longest=options.characters, places=0)
 
     def look(pixels: np.ndarray, run: Any) -> list[int]:
         """As many characters as wanted: the end is not listened to."""
         endless = {**run, "decoder": never_ending(run["decoder"])}
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
-        return written(planes, endless, settings)[0][0]
+        return looks_at(planes, endless, settings)[0].written.numbers
 
     candidates = [Candidate(form, backend, look, m.run, m.folder) for form, m in opened.items()]
     rows = bench(candidates, line, repeats=options.repeats, warmup=5, memory=False, clock=time.process_time)

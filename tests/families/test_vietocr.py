@@ -25,18 +25,22 @@ from octavo.models.vietocr.predict import (
     HEIGHT,
     STEP,
     WHOLE,
+    Look,
     Settings,
-    agreed,
+    Written,
     beam,
+    closer,
     fitted,
     greedy,
-    likelihoods,
+    likeliest,
     log_softmax,
     pieces,
     predict,
     read_lines,
     spell,
     spelling,
+    told,
+    wider,
 )
 from octavo.models.vietocr.recipe import RECIPES, Sampling, Weights
 from octavo.models.vietocr.vocabulary import CHARACTERS, END, NUMBERS, PADDING, SIZE, START, decode, encode
@@ -464,12 +468,14 @@ STATE = np.zeros((1, 1), np.float32)
 
 def test_greedy_takes_the_likeliest_and_beams_the_likeliest_text() -> None:
     table = Table({START: {A: 0.6, B: 0.4}, A: {END: 0.3, A: 0.35, C: 0.35}, B: {END: 1.0}, C: {END: 1.0}})
-    ((text, log_p),) = greedy(table, STATE, [], 3)
+    ((text, log_p, least),) = greedy(table, STATE, [], 3)
     assert decode(text) == "aaa"
     assert log_p == pytest.approx(math.log(0.6 * 0.35 * 0.35), rel=1e-4)
-    text, log_p = beam(table, STATE, [], 10, 4)
+    assert least == pytest.approx(0.35, rel=1e-4)
+    text, log_p, least = beam(table, STATE, [], 10, 4)
     assert decode(text) == "b"
     assert math.exp(log_p) == pytest.approx(0.4, rel=1e-4)
+    assert least == pytest.approx(0.4, rel=1e-4)
 
 
 def test_spelling_is_the_training_loss() -> None:
@@ -490,22 +496,65 @@ def test_places_spell_a_text() -> None:
 
 def test_texts_that_are_told_are_as_likely_as_when_they_are_written() -> None:
     table = Table({START: {A: 0.6, B: 0.4}, A: {END: 0.3, A: 0.7}, B: {END: 1.0}})
-    logs = likelihoods(table, np.zeros((2, 1), np.float32), [], [[A, A, END], [B, END]])
-    assert np.exp(logs) == pytest.approx([0.6 * 0.7 * 0.3, 0.4], rel=1e-4)
+    one, other = told(table, STATE, [], [[A, A, END], [B, END]])
+    assert (one.numbers, other.numbers) == ([A, A, END], [B, END])
+    assert np.exp([one.log_p, other.log_p]) == pytest.approx([0.6 * 0.7 * 0.3, 0.4], rel=1e-4)
+    assert (one.least, other.least) == pytest.approx((0.3, 0.4), rel=1e-4)
+
+
+def seen(places: dict[int, float], written: list[int] | None = None) -> Look:
+    """A look at one place of which `places` says what stands there."""
+    p = np.full((1, SIZE), 1e-9)
+    for number, value in places.items():
+        p[0, number] = value
+    return Look(STATE, (), np.log(p), Written(written or [A, END], math.log(0.6), 0.6), 128)
 
 
 @pytest.mark.parametrize(("sure", "weight", "read"), [(0.9, 1.0, "b"), (0.45, 1.0, "a"), (0.45, 9.0, "b")])
 def test_the_likelier_of_two_readings_is_taken(sure: float, weight: float, read: str) -> None:
     """The decoder holds a for likelier than b, 6 to 4; the places b than a, `sure` to .4."""
     table = Table({START: {A: 0.6, B: 0.4}})
-    p = np.full((1, 1, SIZE), 1e-9, np.float32)
-    p[0, 0, [A, B]] = 0.4, sure
-    found = greedy(table, STATE, [], 5)
-    assert decode(found[0][0]) == "a"
-    ((text, log_p),) = agreed(table, STATE, [], np.log(p), found, Settings(places=weight))
+    look = seen({A: 0.4, B: sure})
+    assert look.texts == [[A, END], [B, END]]
+    text, log_p, _ = likeliest(table, [look], weight)
     assert decode(text) == read
     assert math.exp(log_p) == pytest.approx({"a": 0.6, "b": 0.4}[read], rel=1e-4)  # the decoder's
-    assert agreed(table, STATE, [], np.log(p), [([B, END], -1.0)], Settings()) == [([B, END], -1.0)]
+
+
+def test_all_looks_have_a_say() -> None:
+    """b needs 1.5 times the probability of a from the places for each look at which the decoder is asked."""
+    table = Table({START: {A: 0.6, B: 0.4}})
+    first, second, third = seen({A: 0.5, B: 0.4}), seen({A: 0.3, B: 0.6}), seen({A: 0.1, B: 0.8})
+    assert decode(likeliest(table, [first], 1.0).numbers) == "a"
+    assert decode(likeliest(table, [first, second], 1.0).numbers) == "a"  # .6² .5 .3 against .4² .4 .6
+    assert decode(likeliest(table, [first, third], 1.0).numbers) == "b"  # .6² .5 .1 against .4² .4 .8
+    other = seen({C: 0.9}, [C, END])
+    assert (
+        decode(likeliest(table, [first, other], 1.0).numbers) != "c"
+    )  # read in one look, unlikely in the other
+
+
+def test_a_look_is_in_doubt() -> None:
+    assert seen({A: 0.4, B: 0.6}).in_doubt(0)  # two readings
+    assert not seen({A: 0.6}).in_doubt(0.5)
+    assert seen({A: 0.6}).in_doubt(0.7)
+    long = Look(STATE, (), np.log(np.full((3, SIZE), 1e-9)), Written([A, END], -1.0, 0.6), 0)
+    assert long.texts == [[A, END]]  # the other has more characters than it may
+
+
+def test_a_closer_look_has_the_rows_with_ink() -> None:
+    image = np.full((60, 200, 3), 230, np.uint8)
+    image[20:41, 10:190:6] = 40
+    image = np.clip(image + np.random.default_rng(0).normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+    near = closer(image)
+    assert 21 <= len(near) <= 29
+    assert near.shape[1:] == (200, 3)
+    assert closer(255 - image).shape == near.shape
+    assert wider(image).shape == (60, 216, 3)
+    for size in ((1, 1), (1, 40), (40, 1)):
+        blank = np.full((*size, 3), 200, np.uint8)
+        assert closer(blank).size
+        assert wider(blank).size
 
 
 def test_longest_ends_a_text() -> None:
@@ -520,6 +569,7 @@ def test_longest_ends_a_text() -> None:
         ({"beams": 0}, "beams"),
         ({"longest": 0}, "longest"),
         ({"places": -1.0}, "places"),
+        ({"doubt": 2.0}, "doubt"),
         ({"min_face": 3}, "no setting min_face; they have"),
     ],
 )
@@ -575,9 +625,11 @@ def test_lines_read_together_are_read_as_alone(small: Path) -> None:
     model = verbs.load(small, "torch")
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((32, 60), (20, 90), (32, 61), (30, 700))]
-    settings = Settings(longest=6)
+    settings = Settings(longest=6, doubt=0.5)
     together = read_lines(images, model.run, settings)
-    assert read_lines(images, model.run, Settings(longest=6, places=0)) != together  # it has a second opinion
+    assert (
+        read_lines(images, model.run, Settings(longest=6, places=0, doubt=0.5)) != together
+    )  # it has a second opinion
     for image, text in zip(images, together, strict=True):
         alone = predict(image, model.run, settings)
         assert alone.text == text.text

@@ -1,9 +1,9 @@
-"""One line of text: scaled to 32 pixels high, looked at once, written character by character.
+"""One line of text: scaled to 32 pixels high, looked at, written character by character.
 
     image -> pieces of a line -> cnn -> encoder -> decoder, again and again until it says "end" -> Text
 
-An encoder that says by itself what stands at each place has a second opinion: where it reads another text than the
-decoder wrote, that one is taken which both together hold likelier (`agreed`).
+An encoder that says by itself what stands at each place has a second opinion, and a piece whose text is in doubt is
+looked at again, closer and wider. Of the texts that came up that one is taken which all together hold likeliest.
 
 A long line is cut where there is most paper, between words. Pieces are read together, those of one width as one
 batch. Only NumPy and OpenCV: `run` maps a network's name to a function of arrays (see octavo.run), so the same lines
@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -38,7 +39,14 @@ WHOLE = 384
 MEASURING: dict[str, float] = {}
 
 Network = Callable[..., tuple[np.ndarray, ...]]
-Written = tuple[list[int], float]  # the numbers of a text and, usually, its end; their log probability
+
+
+class Written(NamedTuple):
+    """The numbers of a text and, usually, its end; their log probability, and the probability of the least sure."""
+
+    numbers: list[int]
+    log_p: float
+    least: float
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,14 @@ class Settings:
     beams    texts that are followed at the same time; 1: the likeliest character is taken at each step
     longest  characters written at most for a piece of the line
     places   weight of what the encoder says by itself, where it does, beside the decoder's 1; 0: it is not asked
+    doubt    a piece is looked at again if the encoder says another text, or if a character's probability is below this;
+             0: never
     """
 
     beams: int = 1
     longest: int = 128
     places: float = 1.0
+    doubt: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.beams <= 32:
@@ -61,6 +72,8 @@ class Settings:
             raise ValueError(f"longest is a number of characters from 1 to 1024, not {self.longest}")
         if not 0 <= self.places <= 100:
             raise ValueError(f"places is a weight from 0 to 100, not {self.places}")
+        if not 0 <= self.doubt <= 1:
+            raise ValueError(f"doubt is a probability from 0 to 1, not {self.doubt}")
 
     @classmethod
     def of(cls, stored: Mapping[str, Any], **overrides: Any) -> Settings:
@@ -84,19 +97,25 @@ def predict(image: np.ndarray, run: Mapping[str, Network], settings: Settings) -
 def read_lines(images: Sequence[np.ndarray], run: Mapping[str, Network], settings: Settings) -> list[Text]:
     """The texts of several lines, those (or their pieces) of one width read as one batch."""
     cut = [pieces(image) for image in images]
-    flat = [fitted(piece) for parts in cut for piece, _ in parts]
-    read: list[Written] = [([], 0.0)] * len(flat)
-    for chosen in by_width(flat):
-        pixels = np.stack([flat[i] for i in chosen]).transpose(0, 3, 1, 2)
-        for i, found in zip(chosen, written(np.ascontiguousarray(pixels), run, settings), strict=True):
-            read[i] = found
+    flat = [piece for parts in cut for piece, _ in parts]
+    first = looks(flat, run, settings)
+    unsure = [i for i, look in enumerate(first) if look.in_doubt(settings.doubt)]
+    others = [looks([view(flat[i]) for i in unsure], run, settings) for view in VIEWS if settings.doubt]
+    read = [look.written for look in first]
+    for i, *more in zip(unsure, *others, strict=True):
+        read[i] = likeliest(run["decoder"], [first[i], *more], settings.places)
+    return joined(cut, read)
+
+
+def joined(cut: Sequence[Sequence[tuple[np.ndarray, bool]]], read: Sequence[Written]) -> list[Text]:
+    """The texts of lines from what was read of their pieces, one after the other."""
     texts, found_parts = [], iter(read)
     for parts in cut:
         words, logs, steps = "", 0.0, 0
         for _, gap in parts:
-            numbers, log_p = next(found_parts)
-            words += (" " if gap and words else "") + decode(numbers)
-            logs, steps = logs + log_p, steps + len(numbers)
+            found = next(found_parts)
+            words += (" " if gap and words else "") + decode(found.numbers)
+            logs, steps = logs + found.log_p, steps + len(found.numbers)
         texts.append(Text(" ".join(words.split()), float(np.exp(logs / max(1, steps)))))
     return texts
 
@@ -138,6 +157,26 @@ def pieces(image: np.ndarray) -> list[tuple[np.ndarray, bool]]:
     return [(image[:, a:b], gap) for a, b, gap in zip(places, ends, gaps, strict=True)]
 
 
+def closer(image: np.ndarray) -> np.ndarray:
+    """The rows that have ink, and a few around: letters become as large as they can."""
+    grey = cv2.GaussianBlur(image, (0, 0), 1.0).mean(2)
+    ink = np.quantile(np.abs(grey - np.median(grey, 1, keepdims=True)), 0.98, axis=1)
+    rows = np.flatnonzero(ink > 0.3 * np.quantile(ink, 0.95))
+    if not len(rows):
+        return image
+    more = 0.03 * len(image)
+    return image[max(0, int(rows[0] - more)) : math.ceil(rows[-1] + 1 + more)]
+
+
+def wider(image: np.ndarray) -> np.ndarray:
+    """A bit wider than it is: other columns come together in the network's places."""
+    height, width = image.shape[:2]
+    return cv2.resize(image, (max(1, round(1.08 * width)), height), interpolation=cv2.INTER_LINEAR)
+
+
+VIEWS = closer, wider
+
+
 def widest(marks: np.ndarray) -> tuple[int, int]:
     """Start and length of the longest run of True; (0, 0) for none."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], marks, [False]]).astype(np.int8)))
@@ -160,27 +199,79 @@ def by_width(images: Sequence[np.ndarray], most: int = 32) -> Iterator[list[int]
 # ---- the text
 
 
-def written(pixels: np.ndarray, run: Mapping[str, Network], settings: Settings) -> list[Written]:
-    """For each of the pictures (n, 3, 32, W) its characters' numbers, the end with them, and their log probability."""
+@dataclass(frozen=True)
+class Look:
+    """What the networks made of one picture.
+
+    state, memory   as the encoder said them, (1, ...)
+    places          log probabilities (T, 233) of what stands at each place; None where the encoder isn't asked
+    written         what the decoder wrote
+    longest         characters that a text may have
+    """
+
+    state: np.ndarray
+    memory: tuple[np.ndarray, ...]
+    places: np.ndarray | None
+    written: Written
+    longest: int
+
+    @cached_property
+    def texts(self) -> list[list[int]]:
+        """What was read: by the decoder, and, if that is another text, by the places."""
+        texts = [self.written.numbers]
+        if self.places is not None:
+            spelled = spell(self.places.argmax(1))
+            texts += [spelled] * (spelled != texts[0] and len(spelled) <= self.longest)
+        return texts
+
+    def in_doubt(self, least: float) -> bool:
+        return len(self.texts) > 1 or self.written.least < least
+
+
+def looks(images: Sequence[np.ndarray], run: Mapping[str, Network], settings: Settings) -> list[Look]:
+    """A look at each of the pictures (h, w, 3)."""
+    flat = [fitted(image) for image in images]
+    made: dict[int, Look] = {}
+    for chosen in by_width(flat):
+        pixels = np.stack([flat[i] for i in chosen]).transpose(0, 3, 1, 2)
+        made |= zip(chosen, looks_at(np.ascontiguousarray(pixels), run, settings), strict=True)
+    return [made[i] for i in range(len(flat))]
+
+
+def looks_at(pixels: np.ndarray, run: Mapping[str, Network], settings: Settings) -> list[Look]:
+    """A look at each of the pictures (n, 3, 32, W)."""
     (features,) = run["cnn"](pixels)
     state, *memory = run["encoder"](features)
-    places = memory.pop() if memory[-1].shape[-1] == SIZE else None
+    said = memory.pop() if memory[-1].shape[-1] == SIZE else None
+    places = log_softmax(said) if said is not None and settings.places else [None] * len(pixels)
+    singles = [(state[i : i + 1], tuple(m[i : i + 1] for m in memory)) for i in range(len(pixels))]
     if settings.beams == 1:
-        found = greedy(run["decoder"], state, memory, settings.longest)
+        texts = greedy(run["decoder"], state, memory, settings.longest)
     else:
-        found = [
-            beam(
-                run["decoder"],
-                state[i : i + 1],
-                [m[i : i + 1] for m in memory],
-                settings.longest,
-                settings.beams,
-            )
-            for i in range(len(pixels))
-        ]
-    if places is None or not settings.places:
-        return found
-    return agreed(run["decoder"], state, memory, places, found, settings)
+        texts = [beam(run["decoder"], *one, settings.longest, settings.beams) for one in singles]
+    return [
+        Look(*one, log_p, text, settings.longest)
+        for one, log_p, text in zip(singles, places, texts, strict=True)
+    ]
+
+
+def likeliest(decoder: Network, seen: Sequence[Look], places: float) -> Written:
+    """Of the texts of some looks at one picture that which decoder and places together, over all looks, prefer.
+
+    Attention may lose its place in a line, places can't; but they know nothing of one another.
+    """
+    texts = list(map(list, dict.fromkeys(tuple(text) for look in seen for text in look.texts)))
+    if len(texts) == 1:
+        return seen[0].written
+    ratings = np.zeros(len(texts))
+    by_first: list[Written] = []
+    for look in seen:
+        own = told(decoder, look.state, look.memory, texts)
+        by_first = by_first or own
+        ratings += [one.log_p for one in own]
+        if look.places is not None:
+            ratings += [places * spelling(look.places, text) for text in texts]
+    return by_first[int(ratings.argmax())]
 
 
 def greedy(decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], longest: int) -> list[Written]:
@@ -188,7 +279,7 @@ def greedy(decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], lo
     count = len(state)
     number = np.full(count, START, np.int64)
     texts: list[list[int]] = [[] for _ in range(count)]
-    logs, open_ = np.zeros(count), np.ones(count, bool)
+    logs, least, open_ = np.zeros(count), np.ones(count), np.ones(count, bool)
     for _ in range(longest):
         logits, state = decoder(number, state, *memory)
         log_p = log_probabilities(logits)
@@ -196,72 +287,50 @@ def greedy(decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], lo
         for i in np.flatnonzero(open_):
             texts[i].append(int(number[i]))
             logs[i] += log_p[i, number[i]]
+            least[i] = min(least[i], np.exp(log_p[i, number[i]]))
         open_ &= number != END
         if not open_.any():
             break
-    return list(zip(texts, logs.tolist(), strict=True))
+    return list(map(Written, texts, logs.tolist(), least.tolist()))
 
 
 def beam(
     decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], longest: int, beams: int
 ) -> Written:
     """The text that is likeliest per character of those that `beams` at a time lead to, for one line."""
-    texts: list[list[int]] = [[]]
-    logs = np.zeros(1)
+    texts = [Written([], 0.0, 1.0)]
     done: list[Written] = []
     number = np.array([START], np.int64)
     memory = [np.repeat(m, beams, 0) for m in memory]
     for _ in range(longest):
         logits, state = decoder(number, state, *(m[: len(texts)] for m in memory))
-        total = logs[:, None] + log_probabilities(logits)
+        log_p = log_probabilities(logits)
+        total = np.array([text.log_p for text in texts])[:, None] + log_p
         best = np.argsort(-total, None, kind="stable")[:beams]
         rows, columns = np.unravel_index(best, total.shape)
         grown = [
-            ([*texts[row], int(column)], float(total[row, column]))
+            Written(
+                [*texts[row].numbers, int(column)],
+                float(total[row, column]),
+                min(texts[row].least, float(np.exp(log_p[row, column]))),
+            )
             for row, column in zip(rows, columns, strict=True)
         ]
-        done += [pair for pair in grown if pair[0][-1] == END]
-        going = [(row, pair) for row, pair in zip(rows, grown, strict=True) if pair[0][-1] != END]
+        done += [text for text in grown if text.numbers[-1] == END]
+        going = [(row, text) for row, text in zip(rows, grown, strict=True) if text.numbers[-1] != END]
         if not going or max(map(per_character, done), default=-np.inf) >= per_character(going[0][1]):
             break
         state = state[[row for row, _ in going]]
-        texts, logs = [pair[0] for _, pair in going], np.array([pair[1] for _, pair in going])
-        number = np.array([text[-1] for text in texts], np.int64)
+        texts = [text for _, text in going]
+        number = np.array([text.numbers[-1] for text in texts], np.int64)
     else:
-        done += list(zip(texts, logs.tolist(), strict=True))
+        done += texts
     return max(done, key=per_character)
 
 
 def per_character(text: Written) -> float:
     """Log probability of a text by its length, so that a short one is no better for being short."""
-    return text[1] / len(text[0])
-
-
-def agreed(
-    decoder: Network,
-    state: np.ndarray,
-    memory: Sequence[np.ndarray],
-    places: np.ndarray,
-    found: Sequence[Written],
-    settings: Settings,
-) -> list[Written]:
-    """What the decoder found, and in its place what the places (n, T, 233) spell where both together prefer that.
-
-    Attention may lose its place in a line, places can't; but they know nothing of one another. Most lines both read
-    alike, and are left as they are.
-    """
-    agreed_on = list(found)
-    log_p = log_softmax(places)
-    spelled = [spell(row) for row in log_p.argmax(2)]
-    others = [i for i, text in enumerate(spelled) if text != found[i][0] and len(text) <= settings.longest]
-    if others:
-        texts = [spelled[i] for i in others]
-        logs = likelihoods(decoder, state[others], [m[others] for m in memory], texts)
-        for i, other in zip(others, zip(texts, logs, strict=True), strict=True):
-            mine, its = (log + settings.places * spelling(log_p[i], text) for text, log in (found[i], other))
-            if its > mine:
-                agreed_on[i] = other
-    return agreed_on
+    return text.log_p / len(text.numbers)
 
 
 def spell(numbers: np.ndarray) -> list[int]:
@@ -270,19 +339,21 @@ def spell(numbers: np.ndarray) -> list[int]:
     return [*(number for number in numbers[first].tolist() if number >= SPECIAL), END]
 
 
-def likelihoods(
-    decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], texts: Sequence[Sequence[int]]
-) -> list[float]:
-    """Log probabilities, by the decoder, of texts that it is told, one for each line."""
-    rows, lengths = np.arange(len(texts)), np.array([len(text) for text in texts])
-    told = np.full((len(texts), lengths.max() + 1), START, np.int64)
-    for row, text in zip(told, texts, strict=True):
+def told(
+    decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], texts: Sequence[list[int]]
+) -> list[Written]:
+    """Texts of one line as if the decoder had written them: how likely it holds them."""
+    count, lengths = len(texts), np.array([len(text) for text in texts])
+    numbers = np.full((count, lengths.max() + 1), START, np.int64)
+    for row, text in zip(numbers, texts, strict=True):
         row[1 : len(text) + 1] = text
-    logs = np.zeros(len(texts))
+    state, *memory = (np.repeat(x, count, 0) for x in (state, *memory))
+    log_p = np.zeros((count, lengths.max()))
     for step in range(lengths.max()):
-        logits, state = decoder(told[:, step], state, *memory)
-        logs += np.where(step < lengths, log_probabilities(logits)[rows, told[:, step + 1]], 0)
-    return logs.tolist()
+        logits, state = decoder(numbers[:, step], state, *memory)
+        log_p[:, step] = log_probabilities(logits)[np.arange(count), numbers[:, step + 1]]
+    log_p[np.arange(lengths.max()) >= lengths[:, None]] = 0
+    return list(map(Written, texts, log_p.sum(1).tolist(), np.exp(log_p.min(1)).tolist()))
 
 
 def spelling(log_p: np.ndarray, text: Sequence[int]) -> float:
