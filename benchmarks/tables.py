@@ -299,6 +299,11 @@ TABLES = {
         ("model", "data", "split", "backend", "beams", "places", "doubt"),
         digits=4,
     ),
+    "reader-doubt": Table(
+        "vietocr_doubt.csv",
+        ("doubt", "exact", "CER", "again"),
+        ("model", "doubt", "lines"),
+    ),
     "reader-forms": Table(
         "vietocr_speed.csv",
         (
