@@ -20,6 +20,7 @@ from octavo.cli.verb import verb
     "octavo quantize runs/mtcnn --data faces --target tensorrt --calibrator percentile",
     "octavo quantize runs/mtcnn --data faces --weight-bits 4 --weight-calibrator mse --rounding",
     "octavo quantize runs/mtcnn --data faces --level 3",
+    "octavo quantize vietocr-small-float --level 1 --store '*'",
 )
 def quantize(
     model: ModelName,
