@@ -1,6 +1,6 @@
 """From which doubt on should a reader look again? What it brings, and for how many pieces it is paid.
 
-    python benchmarks/vietocr_doubt.py runs/vietocr-small-both --lines 1000
+    python benchmarks/vietocr_doubt.py runs/vietocr-small-float --lines 1000
 
 Lines rendered for this alone, in the fonts that the reader learned from (models/vietocr/data.py), so that val has no
 say: for each value of the setting `doubt` the share of lines that are right, CER, and the share of pieces that are
@@ -17,7 +17,7 @@ import numpy as np
 from octavo import verbs
 from octavo.evaluate import record
 from octavo.evaluate.text import counts
-from octavo.models.vietocr.data import pages, rendered, split_fonts
+from octavo.models.vietocr.data import printed, split_fonts
 from octavo.models.vietocr.predict import VIEWS, Written, joined, likeliest, looks, pieces
 from octavo.verbs.recipe import recipe
 
@@ -33,14 +33,10 @@ def main() -> None:
     options = parser.parse_args()
     sampling = recipe("vietocr-small").stages["reader"].sampling
     learned, _ = split_fonts(Path(sampling.fonts), sampling.held_out_fonts)
-    drawn = rendered(learned, SEED, range(options.lines))
-    pictures = [
-        pages([ink], np.random.default_rng((SEED, i)))[0][:, : ink.shape[1]]
-        for i, (ink, _) in enumerate(drawn)
-    ]
+    lines = list(printed(learned, SEED, range(options.lines)))
     model = verbs.load(options.model, options.backend)
     settings = model.settings()
-    cut = [pieces(picture) for picture in pictures]
+    cut = [pieces(picture) for picture, _ in lines]
     flat = [piece for parts in cut for piece, _ in parts]
     first = looks(flat, model.run, settings)
     others = [looks([view(piece) for piece in flat], model.run, settings) for view in VIEWS]
@@ -50,7 +46,7 @@ def main() -> None:
 
     def measure(name: str, read: list[Written], looked: float) -> None:
         texts = joined(cut, read)
-        found = counts((right, one.text) for (_, right), one in zip(drawn, texts, strict=True))
+        found = counts((right, one.text) for (_, right), one in zip(lines, texts, strict=True))
         row = {"exact": found.exact / found.lines, "CER": found.cer, "again": looked}
         record.append(
             options.out / "vietocr_doubt.csv",

@@ -12,10 +12,9 @@ import argparse
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from octavo.folder import staged
-from octavo.models.vietocr.data import pages, rendered, split_fonts
+from octavo.models.vietocr.data import printed, split_fonts
 from octavo.verbs import recipe
 
 SEEDS = {"train": 1001, "val": 1002}  # training has 0 and 1
@@ -39,8 +38,7 @@ def main() -> None:
 def write(folder: Path, split: str, count: int, faces: list[list[Path]]) -> None:
     (folder / split).mkdir(parents=True, exist_ok=True)
     rows = []
-    for number, (ink, text) in enumerate(rendered(faces, SEEDS[split], range(count))):
-        page = pages([ink], np.random.default_rng((SEEDS[split], number)))[0][:, : ink.shape[1]]
+    for number, (page, text) in enumerate(printed(faces, SEEDS[split], range(count))):
         name = f"{split}/{number:04}.png"
         cv2.imwrite(str(folder / name), cv2.cvtColor(page, cv2.COLOR_RGB2BGR))
         rows.append(f"{name}\t{text}\n")

@@ -100,6 +100,12 @@ def rendered(
     return made
 
 
+def printed(faces: Sequence[Sequence[Path]], seed: int, numbers: range) -> Iterator[tuple[np.ndarray, str]]:
+    """Pictures (32, w, 3) uint8 and texts of such lines, each printed in its own way, as the number has it."""
+    for number, (ink, text) in zip(numbers, rendered(faces, seed, numbers), strict=True):
+        yield pages([ink], np.random.default_rng((seed, number)))[0][:, : ink.shape[1]], text
+
+
 def split_fonts(folder: Path, held_out: tuple[str, ...]) -> tuple[list[list[Path]], list[list[Path]]]:
     """Families of fonts below a folder that have all characters: those to learn from, and those held out.
 

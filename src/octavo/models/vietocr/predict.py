@@ -221,7 +221,8 @@ class Look:
         texts = [self.written.numbers]
         if self.places is not None:
             spelled = spell(self.places.argmax(1))
-            texts += [spelled] * (spelled != texts[0] and len(spelled) <= self.longest)
+            if spelled != texts[0] and len(spelled) <= self.longest:
+                texts.append(spelled)
         return texts
 
     def in_doubt(self, least: float) -> bool:
@@ -279,19 +280,19 @@ def greedy(decoder: Network, state: np.ndarray, memory: Sequence[np.ndarray], lo
     count = len(state)
     number = np.full(count, START, np.int64)
     texts: list[list[int]] = [[] for _ in range(count)]
-    logs, least, open_ = np.zeros(count), np.ones(count), np.ones(count, bool)
+    logs, lowest, open_ = np.zeros(count), np.zeros(count), np.ones(count, bool)
     for _ in range(longest):
         logits, state = decoder(number, state, *memory)
         log_p = log_probabilities(logits)
-        number = log_p.argmax(1)
+        number, likelihood = log_p.argmax(1), log_p.max(1)
+        logs[open_] += likelihood[open_]
+        lowest[open_] = np.minimum(lowest, likelihood)[open_]
         for i in np.flatnonzero(open_):
             texts[i].append(int(number[i]))
-            logs[i] += log_p[i, number[i]]
-            least[i] = min(least[i], np.exp(log_p[i, number[i]]))
         open_ &= number != END
         if not open_.any():
             break
-    return list(map(Written, texts, logs.tolist(), least.tolist()))
+    return list(map(Written, texts, logs.tolist(), np.exp(lowest).tolist()))
 
 
 def beam(
@@ -364,9 +365,7 @@ def spelling(log_p: np.ndarray, text: Sequence[int]) -> float:
     leap = np.zeros(len(stops), bool)  # over the nothing between two characters, where they differ
     leap[3::2] = stops[3::2] != stops[1:-2:2]
     none = np.full(2, -np.inf)
-    at = np.concatenate(
-        [[0.0], np.full(len(stops) - 1, -np.inf)]
-    )  # the log probability to stand at each stop
+    at = np.full(len(stops), -np.inf)  # the log probability to stand at each stop
     at[:2] = log_p[0, stops[:2]]
     for row in log_p[1:]:
         before = np.concatenate([none, at])
@@ -377,12 +376,11 @@ def spelling(log_p: np.ndarray, text: Sequence[int]) -> float:
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
     """(n, 233) of each next number; those that are no character and no end are impossible."""
-    logits = logits.astype(np.float64)
+    logits = logits.copy()
     logits[:, [PADDING, START, SPECIAL - 1]] = -np.inf
     return log_softmax(logits)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    logits = logits.astype(np.float64)
-    logits -= logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    below = np.subtract(logits, logits.max(-1, keepdims=True), dtype=np.float64)
+    return below - np.log(np.exp(below).sum(-1, keepdims=True))
